@@ -1,0 +1,79 @@
+"""Where an account's clusters run."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from ropewalk.schemas.common import Schema
+
+
+class CloudKind(StrEnum):
+    HOSTED = "hosted"
+    AWS = "aws"
+    KUBERNETES = "kubernetes"
+
+
+class CheckStatus(StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+
+class CheckItem(Schema):
+    """One thing that a check looked at."""
+
+    name: str
+    status: CheckStatus
+    message: str = Field(description="What was found, and what breaks without it.")
+    advice: str | None = None
+
+
+class CheckReport(Schema):
+    """What a check found; it changes nothing in the cloud."""
+
+    checked_at: datetime
+    items: list[CheckItem]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing failed."""
+        return all(item.status is not CheckStatus.FAILED for item in self.items)
+
+
+class CloudAccount(Schema):
+    """A cloud account without its credentials, which no API returns."""
+
+    kind: CloudKind
+    backend: str = Field(description="The code that drives it: local, aws or kubernetes.")
+    settings: dict[str, Any]
+    has_credentials: bool
+    last_check: CheckReport | None
+    updated_at: datetime
+
+
+Price = Annotated[float, Field(ge=0, le=10_000)]
+
+
+class HostedSettings(Schema):
+    """What the operator decides about hosted clusters on this machine (backend `local`).
+
+    Prices are what accounts are shown as cost: an internal rate of the operator's choosing, 0 by default.
+    """
+
+    listen_host: str = Field(
+        "127.0.0.1", description="Address that schedulers and workers listen on (always with mutual TLS)."
+    )
+    contact_host: str | None = Field(
+        None, description="Host name or address that clients use to reach schedulers; null: the listen address."
+    )
+    core_hour_price: Price = Field(0.0, description="Per CPU core and hour, in `currency`.")
+    gib_hour_price: Price = Field(0.0, description="Per GiB of memory and hour, in `currency`.")
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
+    log_retention_days: Annotated[float, Field(gt=0, le=3660)] = Field(
+        30.0, description="How long logs of ended nodes are kept; 30 days as in the reference product."
+    )

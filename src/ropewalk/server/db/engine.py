@@ -1,0 +1,95 @@
+"""Sessions on SQLite or PostgreSQL with the same meaning on both.
+
+A transaction begins by taking what it will write: on SQLite the one write lock (``BEGIN IMMEDIATE``), on PostgreSQL the row
+locks of the statements. Transactions are short and never span a network call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+
+from ropewalk.errors import SettingsError
+
+SQLITE_BUSY_SECONDS = 30
+"""How long a writer waits for another one; our transactions take milliseconds."""
+
+_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
+
+
+def async_url(url: str) -> str:
+    """Return *url* with our driver in it; refuses databases other than SQLite and PostgreSQL."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise SettingsError(
+            "The database URL cannot be parsed.",
+            advice="Use sqlite:////path/to/ropewalk.db or postgresql://user:password@host/name.",
+            field="database_url",
+        ) from None
+    backend = parsed.drivername.split("+")[0]
+    if backend not in _DRIVERS:
+        raise SettingsError(
+            f"The database {backend!r} is not supported.",
+            advice="Use sqlite:////path/to/ropewalk.db or postgresql://user:password@host/name.",
+            field="database_url",
+        )
+    return parsed.set(drivername=_DRIVERS[backend]).render_as_string(hide_password=False)
+
+
+class Database:
+    """An engine and its sessions.
+
+    Args:
+        url: ``sqlite:///…`` or ``postgresql://…``.
+        pool_size: Connections at the most; PostgreSQL only.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+        full = async_url(url)
+        self.is_sqlite = full.startswith("sqlite")
+        options: dict[str, Any] = {} if self.is_sqlite else {"pool_size": pool_size, "pool_pre_ping": True}
+        try:
+            self.engine: AsyncEngine = create_async_engine(full, **options)
+        except (ModuleNotFoundError, NoSuchModuleError) as exc:
+            raise SettingsError(
+                f"The driver for this database is not installed: {exc}.",
+                advice="Install it with: pip install 'ropewalk[server,postgres]'.",
+                field="database_url",
+            ) from None
+        if self.is_sqlite:
+            _configure_sqlite(self.engine)
+        self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncSession]:
+        """Give a session whose work is committed at the end of the block, or rolled back by an exception."""
+        async with self._sessions() as session, session.begin():
+            yield session
+
+    async def close(self) -> None:
+        await self.engine.dispose()
+
+
+def _configure_sqlite(engine: AsyncEngine) -> None:
+    @event.listens_for(engine.sync_engine, "connect")
+    def connect(connection: Any, _record: Any) -> None:
+        # We emit BEGIN ourselves, see below: https://docs.sqlalchemy.org/en/20/dialects/sqlite.html#pysqlite-serializable
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", f"busy_timeout={SQLITE_BUSY_SECONDS * 1000}", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        # NORMAL keeps the file consistent in WAL mode and may lose the last commits on power loss, which would break
+        # "write before you call"; FULL does not.
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,0 +1,249 @@
+"""The tables. Desired and actual state stand side by side on a row; secrets only as ciphertext."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, ForeignKey, Index, LargeBinary, TypeDecorator, UniqueConstraint, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+_ID_ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
+
+
+def new_id(prefix: str) -> str:
+    """Return a random id such as ``c-x3k9…``: 12 characters of base32, 60 bits; valid in a DNS label."""
+    return f"{prefix}-" + "".join(secrets.choice(_ID_ALPHABET) for _ in range(12))
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Times with a zone, in UTC on every database."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    type_annotation_map: ClassVar = {datetime: UtcDateTime, dict[str, Any]: JSON, bytes: LargeBinary}
+
+
+class Installation(Base):
+    """The one row about this installation."""
+
+    __tablename__ = "installation"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    created_at: Mapped[datetime]
+    key_check: Mapped[bytes]
+    """A known text, encrypted: tells a wrong encryption key at start."""
+    setup_code_hash: Mapped[str | None]
+    """Of the one-time code that makes the first operator; null once used."""
+
+
+class User(Base):
+    __tablename__ = "users"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    username: Mapped[str] = mapped_column(unique=True)
+    email: Mapped[str | None]
+    password_hash: Mapped[str | None]
+    operator: Mapped[bool] = mapped_column(default=False)
+    disabled: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[datetime]
+
+
+class Account(Base):
+    __tablename__ = "accounts"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    slug: Mapped[str] = mapped_column(unique=True)
+    kind: Mapped[str]
+    owner_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+    """Of a personal account."""
+    core_limit: Mapped[float | None]
+    cloud_account_id: Mapped[str | None] = mapped_column(ForeignKey("cloud_accounts.id"))
+    """Null: hosted."""
+    created_at: Mapped[datetime]
+    touched_at: Mapped[datetime | None]
+    """Written first by every transaction that checks a limit: its row lock makes the check atomic."""
+
+
+class Member(Base):
+    __tablename__ = "members"
+
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"), primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id"), primary_key=True, index=True)
+    role: Mapped[str]
+    core_limit: Mapped[float | None]
+    added_at: Mapped[datetime]
+
+
+class Token(Base):
+    __tablename__ = "tokens"
+    __table_args__ = (UniqueConstraint("user_id", "name"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id"))
+    name: Mapped[str]
+    hash: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+
+
+class WebSession(Base):
+    __tablename__ = "web_sessions"
+
+    hash: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id"), index=True)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+
+
+class DeviceLogin(Base):
+    __tablename__ = "device_logins"
+
+    device_hash: Mapped[str] = mapped_column(primary_key=True)
+    user_code: Mapped[str] = mapped_column(unique=True)
+    client_name: Mapped[str]
+    status: Mapped[str]
+    user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+
+
+class CloudAccount(Base):
+    """The operator's hosted one has no account; every other one belongs to an account."""
+
+    __tablename__ = "cloud_accounts"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    account_id: Mapped[str | None]
+    kind: Mapped[str]
+    backend: Mapped[str]
+    settings: Mapped[dict[str, Any]]
+    credentials: Mapped[bytes | None]
+    """Ciphertext; see :mod:`ropewalk.server.secrets`."""
+    last_check: Mapped[dict[str, Any] | None]
+    infrastructure: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
+class Cluster(Base):
+    __tablename__ = "clusters"
+    __table_args__ = (
+        # A name is taken only while its cluster lives.
+        Index(
+            "uq_clusters_live_name",
+            "account_id",
+            "name",
+            unique=True,
+            sqlite_where=text("state NOT IN ('stopped', 'failed')"),
+            postgresql_where=text("state NOT IN ('stopped', 'failed')"),
+        ),
+        Index("ix_clusters_account_created", "account_id", "created_at"),
+        Index("ix_clusters_lease", "state", "lease_expires_at"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"))
+    creator_id: Mapped[str] = mapped_column(ForeignKey("users.id"))
+    cloud_account_id: Mapped[str] = mapped_column(ForeignKey("cloud_accounts.id"))
+    name: Mapped[str]
+    spec: Mapped[dict[str, Any]]
+    """ClusterSpec without ``environ``."""
+    secret: Mapped[bytes]
+    """Ciphertext of the certificates and of ``environ``."""
+    tags: Mapped[dict[str, Any]]
+
+    # Desired.
+    n_workers: Mapped[int]
+    minimum: Mapped[int | None]
+    maximum: Mapped[int | None]
+    stop_requested_at: Mapped[datetime | None]
+    stop_code: Mapped[str | None]
+    stop_reason: Mapped[str | None]
+    reserved_cores: Mapped[float]
+    """What limits count: at the maximum number of workers."""
+
+    # Actual.
+    state: Mapped[str]
+    reason: Mapped[str | None]
+    scheduler_address: Mapped[str | None]
+    dashboard_port: Mapped[int | None]
+    versions: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    worker_counter: Mapped[int] = mapped_column(default=0)
+    """Numbers worker names; never goes back."""
+    created_at: Mapped[datetime]
+    ready_at: Mapped[datetime | None]
+    stopped_at: Mapped[datetime | None]
+
+    # Lease.
+    lease_owner: Mapped[str | None]
+    lease_expires_at: Mapped[datetime | None]
+    fence: Mapped[int] = mapped_column(default=0)
+
+
+class Node(Base):
+    __tablename__ = "nodes"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    cluster_id: Mapped[str] = mapped_column(ForeignKey("clusters.id"), index=True)
+    role: Mapped[str]
+    state: Mapped[str]
+    reason: Mapped[str | None]
+    cloud_id: Mapped[str | None]
+    address: Mapped[str | None]
+    exit_code: Mapped[int | None]
+    cpu: Mapped[float]
+    memory: Mapped[int] = mapped_column(BigInteger)
+    hourly_price: Mapped[float]
+    currency: Mapped[str]
+    launch_attempts: Mapped[int] = mapped_column(default=0)
+    retry_at: Mapped[datetime | None]
+    retired_at: Mapped[datetime | None]
+    stop_asked_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    """When the cloud accepted it; cost counts from here."""
+    ready_at: Mapped[datetime | None]
+    stopped_at: Mapped[datetime | None]
+
+
+class Event(Base):
+    __tablename__ = "events"
+    __table_args__ = (
+        Index("ix_events_account", "account_id", "id"),
+        Index("ix_events_cluster", "cluster_id", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    time: Mapped[datetime]
+    account_id: Mapped[str | None]
+    cluster_id: Mapped[str | None]
+    node: Mapped[str | None]
+    actor: Mapped[str | None]
+    """User name, or null for the system: events are the audit trail, too."""
+    code: Mapped[str]
+    level: Mapped[str]
+    message: Mapped[str]
+    details: Mapped[dict[str, Any]]
+
+
+class Configuration(Base):
+    __tablename__ = "configurations"
+
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    spec: Mapped[dict[str, Any]]
+    updated_at: Mapped[datetime]
