@@ -1,0 +1,122 @@
+"""From a token to a caller, and from a caller to an account: what every request goes through."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from sqlalchemy import and_, select, update
+
+from ropewalk.errors import AuthenticationError, NotFoundError, RopewalkError
+from ropewalk.schemas.identity import MemberRole
+from ropewalk.server.db.models import Account, Member, Token, User
+from ropewalk.server.identity.permissions import AccountCaller, Caller
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from ropewalk.server.context import Context
+
+USE_RESOLUTION = timedelta(minutes=1)
+"""``last_used_at`` is written at most this often, so that a busy client does not cost a write per request."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenUse:
+    """A caller, and whether the use of the token is to be written down."""
+
+    caller: Caller
+    seen_at: datetime
+    stale: bool
+
+
+def hash_token(token: str) -> str:
+    """Return what is stored of a token or code. They are random, so a plain SHA-256 cannot be searched."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+async def by_token(context: Context, token: str) -> TokenUse:
+    """Return the caller to whom *token* was given; one query.
+
+    Raises:
+        AuthenticationError: unknown, revoked, expired, or its user is disabled.
+    """
+    query = select(Token, User).join(User, User.id == Token.user_id).where(Token.hash == hash_token(token))
+    async with context.db.transaction() as session:
+        row = (await session.execute(query)).one_or_none()
+    if row is None:
+        raise AuthenticationError(
+            "The token is not known to this server: it was revoked, or belongs to another server.",
+            advice="Log in again with: ropewalk login",
+        )
+    record, user = row.tuple()
+    now = context.clock.now()
+    if record.expires_at is not None and record.expires_at <= now:
+        raise AuthenticationError(
+            f"The token {record.name!r} expired on {record.expires_at:%Y-%m-%d at %H:%M} UTC.",
+            advice="Log in again with: ropewalk login",
+            details={"expired_at": record.expires_at.isoformat()},
+        )
+    if user.disabled:
+        raise AuthenticationError(f"The user {user.username!r} is disabled.", advice="Ask an operator.")
+    stale = record.last_used_at is None or now - record.last_used_at >= USE_RESOLUTION
+    return TokenUse(Caller(user.id, user.username, user.operator, record.id), now, stale)
+
+
+async def note_use(context: Context, use: TokenUse) -> None:
+    """Write down that a token was used, if that was not done within the last minute. Never fails the request."""
+    if not use.stale:
+        return
+    changed = update(Token).where(Token.id == use.caller.token_id).values(last_used_at=use.seen_at)
+    try:
+        async with context.db.transaction() as session:
+            await session.execute(changed)
+    except (OSError, RopewalkError) as exc:
+        _log.warning("the use of token %s could not be written down: %s", use.caller.token_id, type(exc).__name__)
+
+
+async def to_account(context: Context, caller: Caller, slug: str) -> AccountCaller:
+    """Return *caller* as somebody who may see the account *slug*.
+
+    Raises:
+        NotFoundError: It does not exist or is not the caller's to see, which look the same; lists the caller's.
+    """
+    async with context.db.transaction() as session:
+        query = (
+            select(Account, Member)
+            .outerjoin(Member, and_(Member.account_id == Account.id, Member.user_id == caller.user_id))
+            .where(Account.slug == slug)
+        )
+        row = (await session.execute(query)).one_or_none()
+        member: Member | None = None if row is None else row[1]
+        if row is None or (member is None and not caller.operator):
+            raise await no_such_account(session, caller, slug)
+    account = row[0]
+    return AccountCaller(
+        caller.user_id,
+        caller.username,
+        caller.operator,
+        caller.token_id,
+        account.id,
+        account.slug,
+        None if member is None else MemberRole(member.role),
+    )
+
+
+async def no_such_account(session: AsyncSession, caller: Caller, slug: str) -> NotFoundError:
+    """Return the error for an account that does not exist or is not the caller's; the client shows it as it is."""
+    own = select(Account.slug).join(Member, Member.account_id == Account.id).where(Member.user_id == caller.user_id)
+    slugs = list(await session.scalars(own.order_by(Account.slug)))
+    return NotFoundError(
+        f"There is no account {slug[:60]!r}, or you are not a member of it.",
+        advice=f"Your accounts: {', '.join(slugs)}."
+        if slugs
+        else "You are not a member of any account: ask an operator.",
+        field="account",
+        details={"accounts": slugs},
+    )
