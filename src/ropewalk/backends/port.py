@@ -4,8 +4,8 @@ The rules that make a backend trustworthy, tested by the conformance suite in ``
 
 * Names come from the caller and are unique in the installation. ``launch`` of a name that runs already changes
   nothing and reports it as launched, so a caller that crashed may simply ask again.
-* ``observe`` answers for every name that it is asked about: *running*, *gone* or *unknown*. *Gone* is only said when the
-  cloud said so; a fault of any kind is *unknown*. Nothing is ever stopped or freed because of *unknown*.
+* ``observe`` answers for every name that it is asked about: *running*, *gone* or *unknown*. *Gone* is only said when
+  the cloud said so; a fault of any kind is *unknown*. Nothing is ever stopped or freed because of *unknown*.
 * ``stop`` asks; only ``observe`` tells that it happened. Stopping what is gone is not an error.
 * A name that was stopped, or asked to stop, before its launch took effect never comes up afterwards.
 * Errors are :class:`~ropewalk.errors.FixItError` (names the field or permission; never tried again by itself) or
@@ -91,7 +91,8 @@ class NodeLaunch:
     """One node to launch.
 
     ``config`` is the configuration of ``ropewalk/node/main.py`` (documented there) without what only the backend knows;
-    the backend adds ``listen``, ``contact`` and, for workers, ``scheduler``. It holds private keys: hidden from ``repr``.
+    the backend adds ``listen``, ``contact`` and, for workers, ``scheduler``. It holds private keys, so it is hidden
+    from ``repr``.
     """
 
     name: str

@@ -1,11 +1,12 @@
 """The bytes that a Dask scheduler speaks, as far as the control plane needs them, without ever unpickling.
 
-``distributed`` unpickles parts of what it receives whatever its ``deserialize`` option says. A scheduler runs its user's
-code, so a control plane that used ``distributed`` to talk to it would run that code too. This module reads and writes
-only plain msgpack; anything else is refused.
+``distributed`` unpickles parts of what it receives whatever its ``deserialize`` option says. A scheduler runs its
+user's code, so a control plane that used ``distributed`` to talk to it could be made to run that code too. This module
+reads and writes only plain msgpack; anything else is refused.
 
-A message is: its length (uint64, little-endian as on every platform that Dask supports), the number of frames, the length
-of each frame, the frames. Ours have one frame: a msgpack map. The first message in each direction is the handshake.
+A message is: its length (uint64, little-endian as on every platform that Dask supports), the number of frames, the
+length of each frame, the frames. Ours have one frame: a msgpack map. The first message in each direction is the
+handshake.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class WireError(OSError):
 
 def encode(message: Mapping[str, Any]) -> bytes:
     """Return *message* as bytes to send."""
-    frame = msgpack.packb(dict(message), use_bin_type=True)
+    frame: bytes = msgpack.packb(dict(message), use_bin_type=True)
     return struct.pack("<QQQ", 16 + len(frame), 1, len(frame)) + frame
 
 

@@ -64,7 +64,9 @@ class AccountCreate(Schema):
     """A team account; personal accounts are made together with their user."""
 
     slug: Slug
-    core_limit: Cores | None = Field(None, description="Cores that all its clusters may use together; null: the default.")
+    core_limit: Cores | None = Field(
+        None, description="Cores that all its clusters may use together; null: the default."
+    )
 
 
 class AccountUpdate(Schema):
@@ -126,7 +128,7 @@ class PasswordLogin(Schema):
 
     username: str = Field(max_length=80)
     password: SecretStr
-    token_name: Annotated[str, Field(min_length=1, max_length=80)] = "login"
+    token_name: Annotated[str, Field(min_length=1, max_length=80)] = "login"  # noqa: S105 - a name
     expires_in_days: Annotated[float, Field(gt=0, le=3660)] | None = 90
 
 

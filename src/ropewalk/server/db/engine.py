@@ -1,7 +1,7 @@
 """Sessions on SQLite or PostgreSQL with the same meaning on both.
 
-A transaction begins by taking what it will write: on SQLite the one write lock (``BEGIN IMMEDIATE``), on PostgreSQL the row
-locks of the statements. Transactions are short and never span a network call.
+A transaction begins by taking what it will write: on SQLite the one write lock (``BEGIN IMMEDIATE``), on PostgreSQL
+the row locks of the statements. Transactions are short and never span a network call.
 """
 
 from __future__ import annotations
@@ -43,6 +43,12 @@ def async_url(url: str) -> str:
     return parsed.set(drivername=_DRIVERS[backend]).render_as_string(hide_password=False)
 
 
+def hint(exc: BaseException) -> str:
+    """Return why the database could not be used, in one line and without the statement or its parameters."""
+    cause = getattr(exc, "orig", None) or exc
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0].rstrip(".")[:300]
+
+
 class Database:
     """An engine and its sessions.
 
@@ -72,6 +78,16 @@ class Database:
         """Give a session whose work is committed at the end of the block, or rolled back by an exception."""
         async with self._sessions() as session, session.begin():
             yield session
+
+    @property
+    def advice(self) -> str:
+        """What to look at when it cannot be used."""
+        url = self.engine.url
+        if self.is_sqlite:
+            return (
+                f"Check that the file {url.database} and its directory can be written, and that the disk is not full."
+            )
+        return f"Check that PostgreSQL runs at {url.host}:{url.port or 5432} and that database_url is right."
 
     async def close(self) -> None:
         await self.engine.dispose()

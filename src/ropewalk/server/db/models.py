@@ -6,7 +6,19 @@ import secrets
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, ForeignKey, Index, LargeBinary, TypeDecorator, UniqueConstraint, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 _ID_ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
@@ -23,16 +35,25 @@ class UtcDateTime(TypeDecorator[datetime]):
     impl = DateTime(timezone=True)
     cache_ok = True
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's signature
         return None if value is None else value.astimezone(UTC)
 
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's signature
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 class Base(DeclarativeBase):
+    # Every constraint has a name that does not depend on the database, so that migrations can change it.
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
     type_annotation_map: ClassVar = {datetime: UtcDateTime, dict[str, Any]: JSON, bytes: LargeBinary}
 
 
@@ -170,6 +191,8 @@ class Cluster(Base):
     n_workers: Mapped[int]
     minimum: Mapped[int | None]
     maximum: Mapped[int | None]
+    desired_changed_at: Mapped[datetime]
+    """A new wish gives what failed for good another chance."""
     stop_requested_at: Mapped[datetime | None]
     stop_code: Mapped[str | None]
     stop_reason: Mapped[str | None]
@@ -210,6 +233,9 @@ class Node(Base):
     hourly_price: Mapped[float]
     currency: Mapped[str]
     launch_attempts: Mapped[int] = mapped_column(default=0)
+    """Written before each call to the cloud: 0 means that nothing can exist."""
+    permanent: Mapped[bool] = mapped_column(default=False)
+    """It failed for a reason that another try would not change."""
     retry_at: Mapped[datetime | None]
     retired_at: Mapped[datetime | None]
     stop_asked_at: Mapped[datetime | None]

@@ -1,0 +1,451 @@
+"""The program of a node: runs one Dask scheduler or one worker, and protects the purse by itself.
+
+It needs the standard library and ``distributed``, nothing of Ropewalk, so that any image with Dask in it can run it.
+
+Run it as ``python main.py CONFIG.json``, with ``-`` for a configuration on standard input, or without an argument for
+one in the environment variable ``ROPEWALK_NODE_CONFIG``. The configuration is a JSON object:
+
+=================  ================================================================================
+``v``              1
+``installation``   id of the Ropewalk installation; for logs and tags, as are the next three
+``cluster``        id of the cluster
+``cluster_name``   its name
+``node``           name of this node
+``role``           ``scheduler`` or ``worker``
+``listen``         ``tls://host:port`` to listen on; port 0 for workers
+``contact``        ``tls://host:port`` that others use, where that differs from ``listen``
+``scheduler``      workers only: the scheduler's address
+``tls``            ``ca``, ``cert`` and ``key`` as PEM text
+``nthreads``       threads of a worker
+``memory_limit``   bytes of a worker
+``worker_class``   import path of the worker's class
+``options``        keyword arguments of the scheduler or worker; what is listed here wins over them
+``limits``         ``idle_timeout``, ``no_client_timeout``, ``cluster_timeout``: seconds or null
+``adaptive``       ``minimum`` and ``maximum`` number of workers, or null
+``directory``      where to keep temporary files
+=================  ================================================================================
+
+The exit status says why it ended; see the constants below. SIGTERM ends it in order.
+
+The control plane talks to the scheduler through a few handlers that :class:`Link` adds to the scheduler's own port.
+They answer only to the certificate that carries the control plane's name, and exchange plain values only, because the
+control plane refuses to unpickle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import dask
+from distributed import Scheduler, Security
+from distributed.comm import Comm, get_address_host, get_address_host_port
+from distributed.core import Server, Status
+from distributed.diagnostics.plugin import SchedulerPlugin
+
+EXIT_OK = 0
+EXIT_NO_SCHEDULER = 69
+"""A worker did not find its scheduler (EX_UNAVAILABLE)."""
+EXIT_CRASH = 70
+"""An exception; the log has it (EX_SOFTWARE)."""
+EXIT_CANNOT_LISTEN = 71
+"""The address to listen on is taken or not of this machine (EX_OSERR)."""
+EXIT_CONFIG = 78
+"""The configuration is unusable (EX_CONFIG)."""
+EXIT_IDLE = 80
+EXIT_NO_CLIENT = 81
+EXIT_LIFETIME = 82
+EXIT_CLIENT = 83
+"""A client told the scheduler to close."""
+
+CONTROL_NAME = "ropewalk-control"
+"""Common name of the certificate that may use the handlers of :class:`Link`."""
+
+STATUS_SECONDS = 10.0
+"""A status is sent at least this often, so that both sides notice a dead connection."""
+GATHER_SECONDS = 0.02
+"""Changes within this time go out as one status."""
+TICK_SECONDS = 1.0
+"""How often limits and the adaptive target are looked at."""
+SHRINK_TICKS = 3
+"""An adaptive target falls only after it was lower for so many ticks, as `wait_count` in Dask's own Adaptive."""
+START_SECONDS = 300
+"""A worker gives up when it found no scheduler for so long."""
+
+PACKAGES = (
+    *("dask", "distributed", "cloudpickle", "msgpack", "toolz", "tornado", "lz4", "blosc"),
+    *("numpy", "pandas", "pyarrow", "xarray", "scipy", "scikit-learn", "numba"),
+)
+"""Whose versions should match between client and cluster."""
+
+logger = logging.getLogger("distributed.ropewalk")
+
+
+class ConfigError(Exception):
+    """The configuration is unusable."""
+
+
+def read_config(argv: list[str], environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the configuration named by the command line or the environment."""
+    try:
+        if len(argv) > 1 and argv[1] != "-":
+            with open(argv[1], encoding="utf-8") as file:  # noqa: PTH123 - pathlib costs start-up time
+                text = file.read()
+        else:
+            text = sys.stdin.read() if len(argv) > 1 else environ["ROPEWALK_NODE_CONFIG"]
+        config = json.loads(text)
+        for key in ("node", "role", "listen", "tls", "directory"):
+            config[key]
+    except KeyError as exc:
+        raise ConfigError(f"{exc} is missing") from None
+    except (OSError, ValueError, TypeError) as exc:
+        raise ConfigError(f"{type(exc).__name__}: cannot read it") from None
+    if config.get("v") != 1 or config["role"] not in ("scheduler", "worker"):
+        raise ConfigError("it is of another version of Ropewalk, or its role is unknown")
+    return dict(config)
+
+
+def security(tls: Mapping[str, str]) -> Security:
+    """Return mutual TLS for every role that this process plays, with its one certificate."""
+    cert = {f"tls_{role}_cert": tls["cert"] for role in ("scheduler", "worker", "client")}
+    key = {f"tls_{role}_key": tls["key"] for role in ("scheduler", "worker", "client")}
+    return Security(tls_ca_file=tls["ca"], require_encryption=True, **cert, **key)
+
+
+def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Return the versions of Python and of the *packages* that are installed, without importing them."""
+    found = {"python": platform.python_version()}
+    for name in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+class Limits:
+    """Decides when a cluster has to end by itself. Pure: told the time and what is going on.
+
+    Args:
+        limits: ``idle_timeout``, ``no_client_timeout``, ``cluster_timeout`` in seconds; absent or None: no such limit.
+        now: A monotonic time in seconds.
+    """
+
+    def __init__(self, limits: Mapping[str, float | None], now: float) -> None:
+        self.limits = dict(limits)
+        self._started = self._busy = self._client = now
+
+    def exceeded(self, now: float, *, idle: bool, clients: int) -> tuple[str, int] | None:
+        """Return the reason and exit status if a limit is exceeded."""
+        if not idle:
+            self._busy = now
+        if clients:
+            self._client = now
+        for name, since, code in (
+            ("cluster_timeout", self._started, EXIT_LIFETIME),
+            ("no_client_timeout", self._client, EXIT_NO_CLIENT),
+            ("idle_timeout", self._busy, EXIT_IDLE),
+        ):
+            limit = self.limits.get(name)
+            if limit is not None and now - since >= limit:
+                return name, code
+        return None
+
+
+class Target:
+    """Smooths an adaptive target: up at once, down only after it was lower for :data:`SHRINK_TICKS` looks."""
+
+    def __init__(self, bounds: Mapping[str, int] | None) -> None:
+        self.bounds = bounds
+        self.value: int | None = None
+        self._lower = 0
+
+    def update(self, wanted: int) -> bool:
+        """Take one look at what the scheduler wants; returns whether the target changed."""
+        before = self.value
+        if self.bounds is None:
+            self.value = None
+            return before is not None
+        wanted = max(self.bounds["minimum"], min(self.bounds["maximum"], wanted))
+        self._lower = self._lower + 1 if self.value is not None and wanted < self.value else 0
+        if self.value is None or wanted > self.value or self._lower >= SHRINK_TICKS:
+            self.value, self._lower = wanted, 0
+        return self.value != before
+
+
+class Link(SchedulerPlugin):
+    """What the control plane may ask of a scheduler, and what the scheduler does on its own."""
+
+    name = "ropewalk-link"
+
+    def __init__(self, scheduler: Scheduler, config: Mapping[str, Any]) -> None:
+        self.scheduler = scheduler
+        self.closing: str | None = None
+        self.exit_code = EXIT_CLIENT
+        self.retired: set[str] = set()
+        self.limits = Limits(config.get("limits") or {}, time.monotonic())
+        self.target = Target(config.get("adaptive"))
+        self._watchers: set[asyncio.Event] = set()
+        self._versions = versions()
+        for op in ("watch", "choose", "retire", "configure"):
+            scheduler.handlers[f"ropewalk_{op}"] = getattr(self, op)
+
+    # Hooks of SchedulerPlugin: each is a reason to tell those who watch.
+
+    def add_worker(self, *_args: Any, **_kwargs: Any) -> None:
+        self._tell()
+
+    def remove_worker(self, *_args: Any, **_kwargs: Any) -> None:
+        self._tell()
+
+    def add_client(self, *_args: Any, **_kwargs: Any) -> None:
+        self._tell()
+
+    def remove_client(self, *_args: Any, **_kwargs: Any) -> None:
+        self._tell()
+
+    async def before_close(self) -> None:
+        """Say why before the scheduler closes its connections; it waits for those that are still in use."""
+        self.closing = self.closing or "client"
+        self._tell()
+
+    def _tell(self) -> None:
+        for event in self._watchers:
+            event.set()
+
+    # Handlers.
+
+    async def watch(self, comm: Comm) -> None:
+        """Send a status at once, at every change, and at least every :data:`STATUS_SECONDS`, until one says the end."""
+        _authorise(comm)
+        changed = asyncio.Event()
+        self._watchers.add(changed)
+        try:
+            while not comm.closed():
+                changed.clear()
+                status = self.status()
+                await comm.write(status)
+                if status["closing"]:
+                    return
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(changed.wait(), STATUS_SECONDS)
+                await asyncio.sleep(GATHER_SECONDS)
+        except OSError:
+            logger.info("The control plane went away")
+        finally:
+            self._watchers.discard(changed)
+
+    async def choose(self, comm: Comm, n: int) -> dict[str, Any]:
+        """Return the names of *n* workers that cost least to remove; running work counts, then stored data."""
+        _authorise(comm)
+        chosen = self.scheduler.workers_to_close(n=n, attribute="name")
+        busy = [ws for ws in self.scheduler.workers.values() if ws.name not in set(chosen)]
+        busy.sort(key=lambda ws: (len(ws.processing), ws.nbytes))
+        return {"names": [str(name) for name in [*chosen, *(ws.name for ws in busy)][:n]]}
+
+    async def retire(self, comm: Comm, names: list[str]) -> dict[str, Any]:
+        """Move what the named workers hold to others, then close them. Returns those for which that worked."""
+        _authorise(comm)
+        present = [ws.name for ws in self.scheduler.workers.values() if ws.name in set(names)]
+        gone = set(names) - set(present)
+        moved = await self.scheduler.retire_workers(names=present, close_workers=True) if present else {}
+        self.retired |= gone | {str(worker["name"]) for worker in moved.values()}
+        self._tell()
+        return {"retired": sorted(self.retired & set(names))}
+
+    async def configure(
+        self,
+        comm: Comm,
+        adaptive: Mapping[str, int] | None = None,
+        limits: Mapping[str, float | None] | None = None,
+    ) -> dict[str, Any]:
+        """Change the bounds of the adaptive target (None: not adaptive) and, where given, limits."""
+        _authorise(comm)
+        self.target.bounds = adaptive
+        self.limits.limits.update(limits or {})
+        self.tick()
+        self._tell()
+        return {"ok": True}
+
+    def status(self) -> dict[str, Any]:
+        """Return what the control plane needs to know, as plain values."""
+        workers = {str(ws.name): ws.address for ws in self.scheduler.workers.values()}
+        return {
+            "v": 1,
+            "workers": sorted(workers),
+            "addresses": workers,
+            "closing": self.closing,
+            "clients": self._clients(),
+            "target": self.target.value,
+            "dashboard_port": _dashboard_port(self.scheduler),
+            "versions": self._versions,
+            "retired": sorted(self.retired),
+        }
+
+    # What the scheduler does on its own, with the control plane alive or not.
+
+    def tick(self) -> None:
+        """Look at the limits and the adaptive target."""
+        if self.closing is None and self.scheduler.status == Status.running:
+            wanted = self.scheduler.adaptive_target() if self.target.bounds else 0
+            if self.target.update(wanted):
+                self._tell()
+            over = self.limits.exceeded(time.monotonic(), idle=self._idle(), clients=self._clients())
+            if over is not None:
+                self.end(*over)
+
+    def end(self, reason: str, exit_code: int) -> None:
+        """Close the cluster, and let those who watch know why first."""
+        self.closing, self.exit_code = reason, exit_code
+        logger.info("The cluster ends: %s", reason)
+        self._tell()
+        asyncio.get_running_loop().call_later(
+            2 * GATHER_SECONDS,
+            lambda: asyncio.ensure_future(self.scheduler.close(reason=f"ropewalk-{reason}")),
+        )
+
+    def stop(self) -> None:
+        """Note that a signal ends the scheduler."""
+        self.closing, self.exit_code = self.closing or "stop", EXIT_OK
+
+    def _clients(self) -> int:
+        return sum(1 for key in self.scheduler.clients if key != "fire-and-forget")
+
+    def _idle(self) -> bool:
+        busy = any(ws.processing for ws in self.scheduler.workers.values())
+        return self.scheduler.idle_since is not None and not busy
+
+
+def _authorise(comm: Comm) -> None:
+    cert = comm.extra_info.get("peercert") or {}
+    names = [value for part in cert.get("subject", ()) for key, value in part if key == "commonName"]
+    if names != [CONTROL_NAME]:
+        raise PermissionError("only the control plane may ask this")
+
+
+def _dashboard_port(scheduler: Scheduler) -> int | None:
+    server = getattr(scheduler, "http_server", None)
+    return getattr(server, "port", None)
+
+
+def _import(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as exc:
+        raise ConfigError(f"worker_class {path!r} cannot be imported here: {exc}") from None
+
+
+async def run_scheduler(config: Mapping[str, Any]) -> int:
+    """Run a scheduler until it closes; returns the exit status."""
+    host, port = get_address_host_port(config["listen"])
+    kwargs: dict[str, Any] = {"dashboard": True, **(config.get("options") or {})}
+    kwargs |= {
+        "host": host,
+        "port": port,
+        "protocol": "tls",
+        "security": security(config["tls"]),
+        "contact_address": config.get("contact"),
+        # Loopback only: the control plane brings the dashboard to browsers.
+        "dashboard_address": "127.0.0.1:0",
+        # Link does this, with the reason kept.
+        "idle_timeout": None,
+    }
+    try:
+        scheduler = Scheduler(**kwargs)
+    except TypeError as exc:
+        raise ConfigError(f"scheduler_options do not fit distributed.Scheduler: {exc}") from None
+    link = Link(scheduler, config)
+    scheduler.add_plugin(link)
+    try:
+        await scheduler
+    except OSError as exc:
+        logger.error("Cannot listen on %s: %s", config["listen"], exc)  # noqa: TRY400 - the sentence is enough
+        return EXIT_CANNOT_LISTEN
+    await _until_closed(scheduler, "scheduler", tick=link.tick, on_stop=link.stop)
+    return link.exit_code
+
+
+async def run_worker(config: Mapping[str, Any]) -> int:
+    """Run a worker until it closes; returns the exit status."""
+    cls = _import(config.get("worker_class") or "distributed.Nanny")
+    kwargs: dict[str, Any] = {**(config.get("options") or {})}
+    kwargs |= {
+        "name": config["node"],
+        "host": get_address_host(config["listen"]),
+        "protocol": "tls",
+        "security": security(config["tls"]),
+        "contact_address": config.get("contact"),
+        "memory_limit": config["memory_limit"],
+        "local_directory": config["directory"],
+        "death_timeout": START_SECONDS,
+        # Every worker serves HTTP; without an address it would do so on all interfaces, in plain text.
+        "dashboard_address": "127.0.0.1:0",
+    }
+    kwargs.setdefault("nthreads", config["nthreads"])
+    try:
+        worker = cls(config["scheduler"], **kwargs)
+    except TypeError as exc:
+        raise ConfigError(f"worker_options do not fit {cls.__name__}: {exc}") from None
+    try:
+        await worker
+    except (TimeoutError, OSError) as exc:
+        logger.error("No scheduler at %s: %s", config["scheduler"], exc)  # noqa: TRY400 - the sentence is enough
+        return EXIT_NO_SCHEDULER
+    await _until_closed(worker, "worker")
+    return EXIT_OK
+
+
+def _nothing() -> None:
+    """Do nothing: a worker has nobody to tell."""
+
+
+async def _until_closed(
+    server: Server, what: str, *, tick: Callable[[], None] | None = None, on_stop: Callable[[], None] = _nothing
+) -> None:
+    """Wait until *server* has closed, or close it at a signal."""
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, asked.set)
+    tasks = [asyncio.ensure_future(server.finished()), asyncio.ensure_future(asked.wait())]
+    try:
+        while not any(task.done() for task in tasks):
+            await asyncio.wait(tasks, timeout=TICK_SECONDS if tick else None, return_when=asyncio.FIRST_COMPLETED)
+            if tick:
+                tick()
+    finally:
+        for task in tasks:
+            task.cancel()
+    if asked.is_set():
+        logger.info("The %s was asked to stop", what)
+        on_stop()
+        await server.close(reason="ropewalk-stop")
+
+
+def main(argv: list[str], environ: Mapping[str, str]) -> int:
+    """Run the node that the configuration describes; returns the exit status."""
+    try:
+        config = read_config(argv, environ)
+        dask.config.set({"temporary-directory": config["directory"]})
+        os.chdir(config["directory"])
+        return asyncio.run(run_scheduler(config) if config["role"] == "scheduler" else run_worker(config))
+    except ConfigError as exc:
+        logger.error("The node's configuration is unusable: %s", exc)  # noqa: TRY400 - the sentence is enough
+        return EXIT_CONFIG
+    except Exception:
+        logger.exception("The node failed")
+        return EXIT_CRASH
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv, os.environ))
