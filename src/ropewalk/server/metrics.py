@@ -1,0 +1,44 @@
+"""Numbers about this process, for Prometheus. Each application has a registry of its own, so that tests do not mix."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector, generate_latest
+
+from ropewalk._version import __version__
+
+LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Seconds; Prometheus's own choice for web requests."""
+
+
+class Metrics:
+    """The metrics of the web platform; other parts register theirs with :attr:`registry`."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        labels = ("method", "route", "status")
+        self.requests = Counter(
+            "ropewalk_http_requests", "HTTP requests answered.", labels, registry=self.registry
+        )
+        self.latency = Histogram(
+            "ropewalk_http_request_seconds",
+            "Time from the request to the end of the answer.",
+            ("method", "route"),
+            buckets=LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self.in_progress = Gauge(
+            "ropewalk_http_requests_in_progress", "HTTP requests being answered.", registry=self.registry
+        )
+        build = Gauge("ropewalk_build_info", "The version that runs.", ("version",), registry=self.registry)
+        build.labels(__version__).set(1)
+
+    def request_done(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one answered request. *route* is the path template, so that there are few different ones."""
+        self.requests.labels(method, route, str(status)).inc()
+        self.latency.labels(method, route).observe(seconds)
+
+    def render(self) -> bytes:
+        """Return everything in Prometheus's text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,283 @@
+"""The server's settings, where each came from, and errors that name the one that is wrong.
+
+Precedence: command line > ``ROPEWALK_*`` environment > TOML file > default. An empty environment variable counts as
+not set, as container tools pass those. A name that is not a setting is an error, so that a slip of the pen is told.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from ropewalk.errors import SettingsError
+
+ENV_PREFIX = "ROPEWALK_"
+
+_OTHER_VARIABLES = frozenset({"ROPEWALK_CONFIG", "ROPEWALK_NODE_CONFIG"})
+"""Ours, but not settings: where the TOML file is, and what a node reads."""
+
+HIDDEN = "********"
+
+
+class Source(StrEnum):
+    """Where a setting's value came from."""
+
+    DEFAULT = "default"
+    FILE = "file"
+    ENV = "env"
+    FLAG = "flag"
+
+
+def default_data_dir() -> Path:
+    """Return where data goes when nobody says otherwise: the XDG base directory specification's place."""
+    base = os.environ.get("XDG_DATA_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "share") / "ropewalk"
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 - Path.resolve would follow symbolic links
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+Positive = Annotated[float, Field(gt=0, le=366 * 24 * 3600)]
+Cores = Annotated[int, Field(ge=0, le=1_000_000)]
+
+
+def _url(scheme: str, host: str, port: int) -> str:
+    # "Any address" is nothing to connect to; the loopback address always answers then.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+class Settings(BaseSettings):
+    """Made by :func:`load_settings`; made directly, it takes arguments only and never looks at the environment."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True)
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
+    port: int = Field(8780, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    data_dir: AbsolutePath = Field(
+        default_factory=default_data_dir,
+        description="Directory of the database, the encryption key and what local clusters need.",
+    )
+    database_url: str = Field(
+        default_factory=lambda data: f"sqlite:///{data.get('data_dir')}/ropewalk.db",
+        description="`sqlite:///path` or `postgresql://user:password@host/name`.",
+    )
+    public_url: str = Field(
+        default_factory=lambda data: _url("http", str(data.get("host")), int(data.get("port", 0))),
+        description="Address of this server as users' browsers and clients see it.",
+    )
+    encryption_key: SecretStr | None = Field(
+        None,
+        description="Keys of stored secrets, each `id:base64 of 32 bytes`, newest first, separated by commas. "
+        "Takes the place of `encryption_key_file`.",
+    )
+    encryption_key_file: AbsolutePath = Field(
+        default_factory=lambda data: Path(str(data.get("data_dir"))) / "encryption.key",
+        description="File with those keys, one a line, mode 0600. Made at the first start.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    log_format: Literal["text", "json"] = Field("text", description="`text` for people, `json` for programs.")
+    default_member_core_limit: Cores | None = Field(
+        None, description="Cores that one member may use, unless the member has a limit; unset: no limit."
+    )
+    default_account_core_limit: Cores | None = Field(
+        None, description="Cores that one account may use, unless the account has a limit; unset: no limit."
+    )
+    token_days: Annotated[float, Field(gt=0, le=3660)] = Field(
+        90, description="Days that a token is valid when its maker does not say."
+    )
+    lease_seconds: Annotated[float, Field(ge=1, le=3600)] = Field(
+        30, description="Time after which another server takes over the clusters of one that died."
+    )
+    reconcile_concurrency: Annotated[int, Field(ge=1, le=1000)] = Field(
+        32, description="Clusters that are worked on at the same time."
+    )
+    sweep_seconds: Positive = Field(300, description="Time between two searches for orphans.")
+    orphan_grace_seconds: Positive = Field(600, description="Age at which an orphan is removed.")
+    metrics_token: SecretStr | None = Field(
+        None, description="Bearer token that opens `/metrics` to clients on other machines."
+    )
+
+    @field_validator("public_url")
+    @classmethod
+    def _web_address(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")) or any(c.isspace() for c in value):
+            raise ValueError("give an address that begins with http:// or https://")
+        return value.rstrip("/")
+
+    @field_validator("metrics_token")
+    @classmethod
+    def _strong(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 16:  # noqa: PLR2004 - 16 random letters: over 70 bits
+            raise ValueError("give at least 16 characters")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings passes it
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # load_settings merges the sources itself, since it must tell where each value came from.
+        return (init_settings,)
+
+    def on_port(self, port: int) -> Settings:
+        """Return these settings with the port that was really taken; a default ``public_url`` follows it."""
+        update: dict[str, Any] = {"port": port}
+        if "public_url" not in self.model_fields_set:
+            update["public_url"] = _url("http", self.host, port)
+        return self.model_copy(update=update)
+
+    def shown(self) -> dict[str, Any]:
+        """Return all settings as JSON-serialisable values, with secrets hidden."""
+        values = self.model_dump(mode="json")
+        for name, value in values.items():
+            if name in SECRET_SETTINGS and value is not None:
+                values[name] = HIDDEN
+        values["database_url"] = hide_password(self.database_url)
+        return values
+
+
+SECRET_SETTINGS = frozenset({"encryption_key", "metrics_token"})
+
+
+def hide_password(url: str) -> str:
+    """Return *url* of a database fit for people to see."""
+    try:
+        return make_url(url).render_as_string(hide_password=True).replace("***", HIDDEN)
+    except ArgumentError:
+        return HIDDEN
+
+
+@dataclass(frozen=True)
+class LoadedSettings:
+    """Settings, and where each came from."""
+
+    settings: Settings
+    sources: Mapping[str, Source]
+    file: Path | None
+    """The TOML file that was read."""
+
+
+def load_settings(flags: Mapping[str, Any] | None = None, *, config: Path | None = None) -> LoadedSettings:
+    """Read all sources.
+
+    Args:
+        flags: Settings from the command line; None stands for one that was not given.
+        config: The TOML file; None: ``ROPEWALK_CONFIG``, else ``ropewalk.toml`` in the data directory if it is there.
+
+    Raises:
+        SettingsError: Names the setting, its source and its value (but no secret).
+    """
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    _refuse_unknown(given, "the command line")
+    env = _environment()
+    file = _file(config, given.get("data_dir") or env.get("data_dir") or default_data_dir())
+    layers = ((Source.FILE, _read_toml(file) if file else {}), (Source.ENV, env), (Source.FLAG, given))
+    values: dict[str, Any] = {}
+    sources = dict.fromkeys(Settings.model_fields, Source.DEFAULT)
+    for source, layer in layers:
+        values.update(layer)
+        sources.update(dict.fromkeys(layer, source))
+    try:
+        settings = Settings(**values)
+    except ValidationError as exc:
+        raise _plain(exc, sources, file) from None
+    if file is not None and sources["encryption_key"] is Source.FILE:
+        refuse_readable_by_others(file, "encryption_key")
+    return LoadedSettings(settings, sources, file)
+
+
+def refuse_readable_by_others(path: Path, field: str) -> None:
+    """Raise SettingsError if the file of a key may be read by other users of the machine."""
+    if path.stat().st_mode & 0o077:
+        raise SettingsError(
+            f"The file {path} holds the encryption key and can be used by other users of this machine.",
+            advice=f"Close it with: chmod 600 '{path}'",
+            field=field,
+        )
+
+
+def _environment() -> dict[str, Any]:
+    names = [name for name in os.environ if name.startswith(ENV_PREFIX) and name not in _OTHER_VARIABLES]
+    _refuse_unknown([name.removeprefix(ENV_PREFIX) for name in names], "the environment", ENV_PREFIX)
+    return EnvSettingsSource(Settings)()
+
+
+def _refuse_unknown(names: Mapping[str, Any] | list[str], where: str, prefix: str = "") -> None:
+    for name in names:
+        if prefix and name.lower() in Settings.model_fields:
+            continue
+        if name not in Settings.model_fields:
+            close = difflib.get_close_matches(name.lower(), Settings.model_fields, n=1)
+            spelled = (prefix + close[0].upper() if prefix else close[0]) if close else None
+            raise SettingsError(
+                f"{prefix}{name} in {where} is not a setting.",
+                advice=f"Did you mean {spelled}?" if spelled else "See all settings with: ropewalk server config",
+                field=name.lower(),
+            )
+
+
+def _file(config: Path | None, data_dir: str | Path) -> Path | None:
+    chosen = config or (Path(path) if (path := os.environ.get("ROPEWALK_CONFIG")) else None)
+    if chosen is not None:
+        return _absolute(chosen)
+    usual = _absolute(Path(data_dir)) / "ropewalk.toml"
+    try:
+        return usual if usual.is_file() else None
+    except OSError:
+        return None  # an unusable data directory is told when it is used
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text("utf-8"))
+    except OSError as exc:
+        raise SettingsError(
+            f"The configuration file {path} cannot be read: {exc.strerror}.",
+            advice="Give another file with --config or ROPEWALK_CONFIG.",
+            field="config",
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise SettingsError(
+            f"The configuration file {path} is not valid TOML: {exc}.",
+            advice="Correct that line; each line has the form: name = value",
+            field="config",
+        ) from None
+    _refuse_unknown(values, str(path))
+    return values
+
+
+def _plain(error: ValidationError, sources: Mapping[str, Source], file: Path | None) -> SettingsError:
+    first = error.errors(include_url=False)[0]
+    name = str(first["loc"][0]) if first["loc"] else ""
+    origin = {
+        Source.FLAG: f"the flag --{name.replace('_', '-')}",
+        Source.ENV: f"the environment variable {ENV_PREFIX}{name.upper()}",
+        Source.FILE: f"the file {file}",
+        Source.DEFAULT: "its default",
+    }[sources.get(name, Source.DEFAULT)]
+    secret = name in SECRET_SETTINGS or name == "database_url"
+    value = "its value" if secret else f"{first['input']!r:.100}"
+    problem = first["msg"].removeprefix("Value error, ")
+    return SettingsError(
+        f"The setting {name}, from {origin}, is wrong: {value}: {problem[:1].lower()}{problem[1:]}.",
+        advice="See what is in force with: ropewalk server config",
+        field=name,
+    )
