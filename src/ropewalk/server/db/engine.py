@@ -20,6 +20,9 @@ from ropewalk.errors import SettingsError
 SQLITE_BUSY_SECONDS = 30
 """How long a writer waits for another one; our transactions take milliseconds."""
 
+_READ = "ropewalk_read"
+"""Execution option of connections that only read."""
+
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 
 
@@ -72,11 +75,18 @@ class Database:
         if self.is_sqlite:
             _configure_sqlite(self.engine)
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
+        self._readers = async_sessionmaker(self.engine.execution_options(**{_READ: True}), expire_on_commit=False)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:
         """Give a session whose work is committed at the end of the block, or rolled back by an exception."""
         async with self._sessions() as session, session.begin():
+            yield session
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncSession]:
+        """Give a session that only reads: on SQLite it never waits for a writer, and no writer waits for it."""
+        async with self._readers() as session, session.begin():
             yield session
 
     @property
@@ -108,4 +118,5 @@ def _configure_sqlite(engine: AsyncEngine) -> None:
 
     @event.listens_for(engine.sync_engine, "begin")
     def begin(connection: Any) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        reading = connection.get_execution_options().get(_READ)
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")

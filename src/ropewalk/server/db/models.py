@@ -135,8 +135,13 @@ class DeviceLogin(Base):
 
     device_hash: Mapped[str] = mapped_column(primary_key=True)
     user_code: Mapped[str] = mapped_column(unique=True)
+    """Hash of the code that a person types."""
     client_name: Mapped[str]
+    client_address: Mapped[str | None]
+    """Shown to the person who approves: is that me?"""
     status: Mapped[str]
+    polled_at: Mapped[datetime | None]
+    """When the client last asked; asking too often is refused."""
     user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
