@@ -1,1 +1,115 @@
-"""Ropewalk: ask for a Dask cluster and get one, in infrastructure you own."""
+"""Ropewalk: Dask clusters from your own control plane.
+
+::
+
+    import ropewalk
+
+    ropewalk.login()                            # once
+    with ropewalk.Cluster(n_workers=4) as cluster, cluster.get_client() as client:
+        ...                                     # Dask as usual
+
+Everything below is loaded when it is first used, so that `import ropewalk` costs nothing and the command line is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ropewalk._version import __version__
+
+if TYPE_CHECKING:
+    from ropewalk.client.cluster import Cluster
+    from ropewalk.client.diagnostics import diagnostics
+    from ropewalk.client.functions import (
+        cluster_cost_estimate,
+        cluster_logs,
+        create_cluster_configuration,
+        delete_cluster,
+        delete_cluster_configuration,
+        list_cluster_configurations,
+        list_clusters,
+    )
+    from ropewalk.client.login import login
+    from ropewalk.client.versions import VersionMismatchWarning
+    from ropewalk.errors import (
+        AuthenticationError,
+        BackendError,
+        ClusterError,
+        ClusterGoneError,
+        ClusterStartError,
+        ClusterUnreachableError,
+        ConflictError,
+        DatabaseError,
+        FixItError,
+        InputError,
+        InternalError,
+        LimitExceededError,
+        NotFoundError,
+        PermissionDeniedError,
+        RateLimitedError,
+        RopewalkError,
+        SecretsError,
+        ServerUnreachableError,
+        SettingsError,
+        TryAgainError,
+        UnavailableError,
+        VersionMismatchError,
+    )
+
+__all__ = [
+    "AuthenticationError",
+    "BackendError",
+    "Cluster",
+    "ClusterError",
+    "ClusterGoneError",
+    "ClusterStartError",
+    "ClusterUnreachableError",
+    "ConflictError",
+    "DatabaseError",
+    "FixItError",
+    "InputError",
+    "InternalError",
+    "LimitExceededError",
+    "NotFoundError",
+    "PermissionDeniedError",
+    "RateLimitedError",
+    "RopewalkError",
+    "SecretsError",
+    "ServerUnreachableError",
+    "SettingsError",
+    "TryAgainError",
+    "UnavailableError",
+    "VersionMismatchError",
+    "VersionMismatchWarning",
+    "__version__",
+    "cluster_cost_estimate",
+    "cluster_logs",
+    "create_cluster_configuration",
+    "delete_cluster",
+    "delete_cluster_configuration",
+    "diagnostics",
+    "list_cluster_configurations",
+    "list_clusters",
+    "login",
+]
+
+_HOME = {
+    "Cluster": "client.cluster",
+    "VersionMismatchWarning": "client.versions",
+    "diagnostics": "client.diagnostics",
+    "login": "client.login",
+}
+"""Modules of the names that are neither errors nor in ``client.functions``."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = _HOME.get(name, "errors" if name.endswith("Error") else "client.functions")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,280 @@
+"""Every call of the HTTP API that clients make, as plain descriptions: what is sent, and what the answer is.
+
+A description is run by :class:`~ropewalk.client.http.Api` or awaited with :class:`~ropewalk.client.http.AsyncApi`, so
+that each call is written once::
+
+    clusters = api(calls.list_clusters(account="team"))
+    clusters = await async_api(calls.list_clusters(account="team"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+
+from pydantic import BaseModel
+
+from ropewalk.schemas.cloud_accounts import CheckReport, CloudAccount, HostedSettings
+from ropewalk.schemas.clusters import (
+    Cluster,
+    ClusterCreate,
+    ClusterDetail,
+    ClusterScale,
+    Configuration,
+    ConfigurationSet,
+    Connection,
+    Cost,
+    CostEstimate,
+    LogPage,
+)
+from ropewalk.schemas.common import Event
+from ropewalk.schemas.identity import (
+    Account,
+    AccountCreate,
+    AccountUpdate,
+    DeviceCode,
+    DeviceStart,
+    DeviceToken,
+    DeviceTokenRequest,
+    Me,
+    Member,
+    MemberSet,
+    PasswordLogin,
+    SetupRequest,
+    Token,
+    TokenCreate,
+    TokenCreated,
+    User,
+    UserCreate,
+    UserUpdate,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One HTTP request and the type of its answer.
+
+    ``repeatable``: doing it twice is the same as doing it once, so a lost answer may be asked for again.
+    ``body`` may hold secrets and is left out of the representation.
+    """
+
+    method: str
+    path: str
+    answer: Any
+    """A type that pydantic can validate; None: there is no answer to read."""
+    body: BaseModel | None = field(default=None, repr=False)
+    params: Mapping[str, Any] = field(default_factory=dict)
+    repeatable: bool = True
+    anonymous: bool = False
+    """Sent without a token."""
+
+
+def _get(path: str, answer: Any, **params: Any) -> Call[Any]:
+    return Call("GET", path, answer, params={name: value for name, value in params.items() if value is not None})
+
+
+def _post(path: str, answer: Any, body: BaseModel | None = None, *, anonymous: bool = False) -> Call[Any]:
+    return Call("POST", path, answer, body, repeatable=False, anonymous=anonymous)
+
+
+def _put(path: str, answer: Any, body: BaseModel) -> Call[Any]:
+    return Call("PUT", path, answer, body)
+
+
+def _patch(path: str, answer: Any, body: BaseModel) -> Call[Any]:
+    # Fields are set to values, never changed relative to what they were: repeatable.
+    return Call("PATCH", path, answer, body)
+
+
+def _delete(path: str, answer: Any = None, **params: Any) -> Call[Any]:
+    return Call("DELETE", path, answer, params={name: value for name, value in params.items() if value is not None})
+
+
+def _at(*parts: str) -> str:
+    """Return a path below the API's prefix; names come from people, so each is quoted."""
+    return "/" + "/".join(quote(part, safe="") for part in parts)
+
+
+# Identity.
+
+
+def me() -> Call[Me]:
+    return _get("/me", Me)
+
+
+def setup(request: SetupRequest) -> Call[TokenCreated]:
+    return _post("/setup", TokenCreated, request, anonymous=True)
+
+
+def password_login(request: PasswordLogin) -> Call[TokenCreated]:
+    return _post("/login", TokenCreated, request, anonymous=True)
+
+
+def device_start(request: DeviceStart) -> Call[DeviceCode]:
+    return _post("/device", DeviceCode, request, anonymous=True)
+
+
+def device_token(request: DeviceTokenRequest) -> Call[DeviceToken]:
+    return _post("/device/token", DeviceToken, request, anonymous=True)
+
+
+def list_tokens() -> Call[list[Token]]:
+    return _get("/tokens", list[Token])
+
+
+def create_token(request: TokenCreate) -> Call[TokenCreated]:
+    return _post("/tokens", TokenCreated, request)
+
+
+def delete_token(token: str) -> Call[None]:
+    return _delete(_at("tokens", token))
+
+
+def list_users() -> Call[list[User]]:
+    return _get("/users", list[User])
+
+
+def create_user(request: UserCreate) -> Call[User]:
+    return _post("/users", User, request)
+
+
+def get_user(username: str) -> Call[User]:
+    return _get(_at("users", username), User)
+
+
+def update_user(username: str, request: UserUpdate) -> Call[User]:
+    return _patch(_at("users", username), User, request)
+
+
+def list_accounts(*, everyone: bool = False) -> Call[list[Account]]:
+    """Your accounts; *everyone*: all of the installation, for operators."""
+    return _get("/accounts", list[Account], all="true" if everyone else None)
+
+
+def create_account(request: AccountCreate) -> Call[Account]:
+    return _post("/accounts", Account, request)
+
+
+def get_account(account: str) -> Call[Account]:
+    return _get(_at("accounts", account), Account)
+
+
+def update_account(account: str, request: AccountUpdate) -> Call[Account]:
+    return _patch(_at("accounts", account), Account, request)
+
+
+def list_members(account: str) -> Call[list[Member]]:
+    return _get(_at("accounts", account, "members"), list[Member])
+
+
+def set_member(account: str, username: str, request: MemberSet) -> Call[Member]:
+    return _put(_at("accounts", account, "members", username), Member, request)
+
+
+def delete_member(account: str, username: str) -> Call[None]:
+    return _delete(_at("accounts", account, "members", username))
+
+
+def get_cloud_account(account: str) -> Call[CloudAccount]:
+    return _get(_at("accounts", account, "cloud-account"), CloudAccount)
+
+
+def check_cloud_account(account: str) -> Call[CheckReport]:
+    return _post(_at("accounts", account, "cloud-account", "check"), CheckReport)
+
+
+def get_hosted() -> Call[HostedSettings]:
+    return _get("/hosted", HostedSettings)
+
+
+def set_hosted(settings: HostedSettings) -> Call[HostedSettings]:
+    return _put("/hosted", HostedSettings, settings)
+
+
+def audit(*, after: int | None = None, limit: int | None = None) -> Call[list[Event]]:
+    return _get("/audit", list[Event], after=after, limit=limit)
+
+
+# Clusters.
+
+
+def create_cluster(account: str, request: ClusterCreate, *, reattach: bool = True) -> Call[ClusterDetail]:
+    """Ask for a cluster; with *reattach* a live one of that name is returned, which makes it safe to ask again."""
+    return Call(
+        "POST",
+        _at("accounts", account, "clusters"),
+        ClusterDetail,
+        request,
+        params={"reattach": "true"} if reattach else {},
+        repeatable=reattach and request.name is not None,
+    )
+
+
+def list_clusters(
+    account: str | None = None,
+    *,
+    state: str | None = None,
+    name: str | None = None,
+    limit: int | None = None,
+    before: str | None = None,
+) -> Call[list[Cluster]]:
+    """Clusters of one account, or of all yours; *state* is ``live`` or ``all``; newest first."""
+    path = "/clusters" if account is None else _at("accounts", account, "clusters")
+    return _get(path, list[Cluster], state=state, name=name, limit=limit, before=before)
+
+
+def get_cluster(account: str, cluster: str) -> Call[ClusterDetail]:
+    return _get(_at("accounts", account, "clusters", cluster), ClusterDetail)
+
+
+def stop_cluster(account: str, cluster: str, *, reason: str | None = None) -> Call[ClusterDetail]:
+    return _delete(_at("accounts", account, "clusters", cluster), ClusterDetail, reason=reason)
+
+
+def scale_cluster(account: str, cluster: str, request: ClusterScale) -> Call[ClusterDetail]:
+    # Sets the wanted number, whatever it was: repeatable.
+    return Call("POST", _at("accounts", account, "clusters", cluster, "scale"), ClusterDetail, request)
+
+
+def get_connection(account: str, cluster: str) -> Call[Connection]:
+    return _get(_at("accounts", account, "clusters", cluster, "connection"), Connection)
+
+
+def list_events(account: str, cluster: str, *, after: int | None = None, limit: int | None = None) -> Call[list[Event]]:
+    return _get(_at("accounts", account, "clusters", cluster, "events"), list[Event], after=after, limit=limit)
+
+
+def get_logs(
+    account: str, cluster: str, *, node: str | None = None, cursor: str | None = None, limit: int | None = None
+) -> Call[list[LogPage]]:
+    path = _at("accounts", account, "clusters", cluster, "logs")
+    return _get(path, list[LogPage], node=node, cursor=cursor, limit=limit)
+
+
+def get_cost(account: str, cluster: str) -> Call[Cost]:
+    return _get(_at("accounts", account, "clusters", cluster, "cost"), Cost)
+
+
+def estimate_cost(account: str, request: ClusterCreate) -> Call[CostEstimate]:
+    # Changes nothing: repeatable.
+    return Call("POST", _at("accounts", account, "cost-estimate"), CostEstimate, request)
+
+
+def list_configurations(account: str) -> Call[list[Configuration]]:
+    return _get(_at("accounts", account, "configurations"), list[Configuration])
+
+
+def get_configuration(account: str, name: str) -> Call[Configuration]:
+    return _get(_at("accounts", account, "configurations", name), Configuration)
+
+
+def set_configuration(account: str, name: str, request: ConfigurationSet) -> Call[Configuration]:
+    return _put(_at("accounts", account, "configurations", name), Configuration, request)
+
+
+def delete_configuration(account: str, name: str) -> Call[None]:
+    return _delete(_at("accounts", account, "configurations", name))
