@@ -24,8 +24,8 @@ from ropewalk.errors import SettingsError
 
 ENV_PREFIX = "ROPEWALK_"
 
-_OTHER_VARIABLES = frozenset({"ROPEWALK_CONFIG", "ROPEWALK_NODE_CONFIG"})
-"""Ours, but not settings: where the TOML file is, and what a node reads."""
+_OTHER_VARIABLES = frozenset({"ROPEWALK_CONFIG", "ROPEWALK_DEBUG", "ROPEWALK_NODE_CONFIG"})
+"""Ours, but not settings: where the TOML file is, tracebacks of the command line, and what a node reads."""
 
 HIDDEN = "********"
 
@@ -121,7 +121,7 @@ class Settings(BaseSettings):
     @field_validator("metrics_token")
     @classmethod
     def _strong(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value()) < 16:  # noqa: PLR2004 - 16 random letters: over 70 bits
+        if value is not None and len(value.get_secret_value()) < 16:  # 16 random letters are over 70 bits
             raise ValueError("give at least 16 characters")
         return value
 

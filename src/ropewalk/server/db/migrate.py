@@ -11,18 +11,21 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ropewalk.errors import DatabaseError, InputError
 from ropewalk.server.db.engine import Database, hint
+
+if TYPE_CHECKING:
+    import aiosqlite
 
 MIGRATION_LOCK = 0x726F7065
 """Key of PostgreSQL's advisory lock: the letters "rope"; any number does that nobody else uses."""
@@ -50,12 +53,14 @@ def config(**attributes: object) -> Config:
     return made
 
 
+def revisions() -> list[str]:
+    """Return all revisions, oldest first. They form one line, without branches."""
+    return [step.revision for step in ScriptDirectory.from_config(config()).walk_revisions()][::-1]
+
+
 def head() -> str:
     """Return the revision that this version of the program needs."""
-    found = ScriptDirectory.from_config(config()).get_current_head()
-    if found is None:
-        raise DatabaseError("The package holds no database revision.", advice="Install ropewalk again.")
-    return found
+    return revisions()[-1]
 
 
 async def state(db: Database) -> SchemaState:
@@ -80,7 +85,7 @@ async def downgrade(db: Database, revision: str) -> SchemaState:
 
 async def move(db: Database, revision: str) -> SchemaState:
     """Migrate up or down, whichever leads to *revision*."""
-    known = [script.revision for script in ScriptDirectory.from_config(config()).walk_revisions()][::-1]
+    known = revisions()
     if revision not in {*known, "head", "base"}:
         raise InputError(
             f"There is no database revision {revision[:40]!r}.",
@@ -131,9 +136,8 @@ async def _migrate(db: Database, run: Callable[[Config], None]) -> SchemaState:
 
 async def _sqlite_pragma(connection: AsyncConnection, pragma: str) -> None:
     raw = await connection.get_raw_connection()
-    cursor = raw.cursor()
-    cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
+    cursor = await cast("aiosqlite.Connection", raw.driver_connection).execute(f"PRAGMA {pragma}")
+    await cursor.close()
 
 
 async def _check_foreign_keys(connection: AsyncConnection) -> None:
@@ -149,18 +153,15 @@ async def _check_foreign_keys(connection: AsyncConnection) -> None:
 def _state(connection: Connection) -> SchemaState:
     revision = MigrationContext.configure(connection).get_current_revision()
     tables = set(inspect(connection).get_table_names())
-    script = ScriptDirectory.from_config(config())
-    try:
-        pending = tuple(
-            step.revision for step in script.iterate_revisions("head", revision or "base") if step.revision != revision
-        )[::-1]
-    except CommandError:
+    known = revisions()
+    if revision is not None and revision not in known:
         raise DatabaseError(
             f"The database has the revision {revision!r}, which this version of Ropewalk does not know: "
             "a newer version has migrated it.",
             advice="Run that newer version, or restore a backup made before it was installed.",
             details={"revision": revision},
-        ) from None
+        )
+    pending = tuple(known[known.index(revision) + 1 if revision else 0 :])
     if revision is None and tables - {"alembic_version"}:
         raise DatabaseError(
             "The database holds tables that are not Ropewalk's.",

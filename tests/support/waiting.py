@@ -1,0 +1,34 @@
+"""Waiting for a condition with a deadline, in place of sleeping."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from inspect import isawaitable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def eventually(condition: Callable[[], T | Awaitable[T]], *, within: float = 20, every: float = 0.02) -> T:
+    """Return the first true value of *condition*; fail after *within* seconds."""
+    deadline = time.monotonic() + within
+    while True:
+        result = condition()
+        value: T = await result if isawaitable(result) else result
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not within {within} seconds: {condition}; last seen: {value!r}"
+        await asyncio.sleep(every)
+
+
+def wait_until(condition: Callable[[], T], *, within: float = 20, every: float = 0.02) -> T:
+    """As :func:`eventually`, for tests without an event loop."""
+    deadline = time.monotonic() + within
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not within {within} seconds: {condition}; last seen: {value!r}"
+        time.sleep(every)
