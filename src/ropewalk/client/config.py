@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,7 @@ __all__ = [
     "defaults",
     "get",
     "require_account",
+    "save",
     "save_login",
     "schema",
     "split_name",
@@ -188,28 +190,45 @@ def save_login(server: str, token: str, *, user: str | None = None, account: str
     Raises:
         SettingsError: the file that is there is corrupted, or the place cannot be written.
     """
-    login = {"server": server, "token": token, "user": user, "account": account}
+    return save({"server": server, "token": token, "user": user, "account": account})
+
+
+def save(values: Mapping[str, Any]) -> Path:
+    """Set keys of the section ``ropewalk`` (``account``, ``cluster.worker_cpu``) in the file; None takes one out.
+
+    Raises:
+        SettingsError: the file that is there is corrupted, or the place cannot be written.
+    """
     # Through a symbolic link (as in a repository of dot files) the real file is replaced, not the link.
     path = Path(os.path.realpath(config_file()))
     content = _read(path)
-    section = content.setdefault("ropewalk", {})
-    if not isinstance(section, dict):
-        raise SettingsError(
-            f"In {path}, `ropewalk` is not a mapping of names to values.",
-            advice="Correct or remove it.",
-            field=str(path),
-        )
-    section.update({name: value for name, value in login.items() if value is not None or name in section})
+    for name, value in values.items():
+        _put(content, ["ropewalk", *name.split(".")], value, path)
     try:
         _replace(path, _HEADER + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     except OSError as exc:
         raise SettingsError(
-            f"The login could not be saved in {path}: {exc.strerror or exc}.",
+            f"The configuration could not be saved in {path}: {exc.strerror or exc}.",
             advice="Make it writable, point DASK_CONFIG to another directory, or set DASK_ROPEWALK__TOKEN instead.",
             field=str(path),
         ) from None
-    dask.config.set({f"ropewalk.{name}": value for name, value in login.items()})
+    dask.config.set({f"ropewalk.{name}": value for name, value in values.items()})
     return path
+
+
+def _put(content: dict[str, Any], names: list[str], value: Any, path: Path) -> None:
+    for depth, name in enumerate(names[:-1], start=1):
+        content = content.setdefault(name, {})
+        if not isinstance(content, dict):
+            raise SettingsError(
+                f"In {path}, `{'.'.join(names[:depth])}` is not a mapping of names to values.",
+                advice="Correct or remove it.",
+                field=str(path),
+            )
+    if value is None:
+        content.pop(names[-1], None)
+    else:
+        content[names[-1]] = value
 
 
 def _read(path: Path) -> dict[str, Any]:
