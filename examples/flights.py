@@ -83,9 +83,9 @@ QUESTIONS = (by_airline, by_month, by_route, by_hour, by_rain)
 def ask(question: Callable[[Frame], tuple[Frame, str]], flights: Frame) -> pd.DataFrame:
     """Ask one question; the worst come first."""
     answer, worst = question(flights)
-    if not isinstance(answer, pd.DataFrame):
-        answer = answer.compute()  # until here Dask only planned; here the cluster works
-    return answer.sort_values([worst, answer.columns[0]], ascending=False).reset_index(drop=True)
+    # Until here Dask only planned; compute is where the cluster works.
+    table: pd.DataFrame = answer if isinstance(answer, pd.DataFrame) else answer.compute()
+    return table.sort_values([worst, table.columns[0]], ascending=False).reset_index(drop=True)
 
 
 def ask_cluster(flights: pd.DataFrame) -> list[pd.DataFrame]:

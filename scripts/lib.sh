@@ -10,8 +10,8 @@ venv="$root/.venv"
 # The uv that is fetched where there is none in PATH; uv.lock was written by this one.
 UV_VERSION=0.13.9
 
-# A virtual environment of the caller's shell is not ours, and uv warns about it.
-unset VIRTUAL_ENV UV_PROJECT_ENVIRONMENT
+# The caller's own virtual environment and modules play no part.
+unset VIRTUAL_ENV UV_PROJECT_ENVIRONMENT PYTHONPATH PYTHONHOME PYTHONSTARTUP
 # Without .pyc files each Dask process compiles some thousand modules again: seconds for every worker.
 unset PYTHONDONTWRITEBYTECODE
 # Use the Python of the machine; where there is none, say so instead of downloading one.
