@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -12,6 +13,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 SLUG = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 """Names of accounts, users, clusters and configurations: a DNS label of at most 40 characters, so that a name
 can be part of a host name (63 characters at most, RFC 1035) together with an id."""
+
+_UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode categories: controls, invisible formats (such as right-to-left marks), surrogates, line separators."""
 
 MAX_MEMORY = 32 * 2**40
 """32 TiB, above the largest memory of any cloud instance; guards against a slipped unit."""
@@ -59,7 +63,15 @@ def _seconds(value: Any) -> Any:
     return seconds
 
 
+def _line(value: str) -> str:
+    if any(unicodedata.category(c) in _UNPRINTABLE for c in value):
+        raise ValueError("control characters and line breaks are not allowed")
+    return value
+
+
 Slug = Annotated[str, AfterValidator(_slug)]
+Line = Annotated[str, AfterValidator(_line)]
+"""Text for people on one line: nothing in it can fool a terminal, a log or a page."""
 Bytes = Annotated[int, BeforeValidator(_bytes)]
 """A size in bytes; text such as ``"4 GiB"`` is accepted."""
 Seconds = Annotated[float, BeforeValidator(_seconds)]
@@ -89,6 +101,7 @@ class Event(Schema):
     code: str = Field(description="Machine-readable; listed in the reference.")
     level: str = Field(description="info, warning or error")
     message: str = Field(description="A sentence for a person.")
+    actor: str | None = Field(None, description="User who did it; null: the system.")
     cluster: str | None = Field(None, description="Id of the cluster, if the event is about one.")
     node: str | None = Field(None, description="Name of the node, if the event is about one.")
     details: dict[str, Any] = Field(default_factory=dict)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field, SecretStr
 
-from ropewalk.schemas.common import Schema, Slug
+from ropewalk.schemas.common import Line, Schema, Slug
 
 Password = Annotated[SecretStr, Field(min_length=10, max_length=1024)]
 """At least 10 characters (NIST SP 800-63B asks for 8 or more); at most 1024, since hashing costs time."""
@@ -32,13 +32,13 @@ class SetupRequest(Schema):
     code: SecretStr
     username: Slug
     password: Password
-    email: str | None = Field(None, max_length=254)
+    email: Line | None = Field(None, max_length=254)
 
 
 class UserCreate(Schema):
     username: Slug
     password: Password
-    email: str | None = Field(None, max_length=254)
+    email: Line | None = Field(None, max_length=254)
     operator: bool = False
 
 
@@ -47,7 +47,7 @@ class UserUpdate(Schema):
 
     password: Password | None = None
     current_password: SecretStr | None = Field(None, description="Needed to change your own password.")
-    email: str | None = Field(None, max_length=254)
+    email: Line | None = Field(None, max_length=254)
     operator: bool | None = None
     disabled: bool | None = None
 
@@ -98,7 +98,7 @@ class Member(Schema):
 
 
 class TokenCreate(Schema):
-    name: Annotated[str, Field(min_length=1, max_length=80)]
+    name: Annotated[Line, Field(min_length=1, max_length=80)]
     expires_in_days: Annotated[float, Field(gt=0, le=3660)] | None = Field(
         90, description="Null: never expires. Default: 90 days."
     )
@@ -128,14 +128,14 @@ class PasswordLogin(Schema):
 
     username: str = Field(max_length=80)
     password: SecretStr
-    token_name: Annotated[str, Field(min_length=1, max_length=80)] = "login"  # noqa: S105 - a name
+    token_name: Annotated[Line, Field(min_length=1, max_length=80)] = "login"  # noqa: S105 - a name
     expires_in_days: Annotated[float, Field(gt=0, le=3660)] | None = 90
 
 
 class DeviceStart(Schema):
     """Begin a login that a browser approves (RFC 8628)."""
 
-    client_name: Annotated[str, Field(min_length=1, max_length=80)] = "ropewalk"
+    client_name: Annotated[Line, Field(min_length=1, max_length=80)] = "ropewalk"
 
 
 class DeviceCode(Schema):
@@ -150,7 +150,7 @@ class DeviceCode(Schema):
 
 
 class DeviceTokenRequest(Schema):
-    device_code: str
+    device_code: str = Field(max_length=200)
 
 
 class DeviceStatus(StrEnum):

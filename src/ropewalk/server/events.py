@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from ropewalk.schemas.common import Event as EventSchema
 from ropewalk.server.db.models import Event
 
 
@@ -49,6 +50,21 @@ class EventCode(StrEnum):
     NODE_LOST = "node.lost"
     ORPHAN_FOUND = "orphan.found"
     ORPHAN_REMOVED = "orphan.removed"
+
+
+def shown(row: Event) -> EventSchema:
+    """Return an event as the API shows it."""
+    return EventSchema(
+        id=row.id,
+        time=row.time,
+        code=row.code,
+        level=row.level,
+        message=row.message,
+        actor=row.actor,
+        cluster=row.cluster_id,
+        node=row.node,
+        details=row.details,
+    )
 
 
 def record(

@@ -2,8 +2,8 @@
 
 A ciphertext is ``b"RW" version key-id-length key-id fingerprint nonce sealed``. The header says which key made it, so
 keys can be rotated row by row, and carries a fingerprint of the key, so that "another key under the same id" is told
-apart from "damaged data". Header, table, row and field are authenticated: a ciphertext that was copied to another row or
-column does not open there.
+apart from "damaged data". Header, table, row and field are authenticated: a ciphertext that was copied to another row
+or column does not open there.
 """
 
 from __future__ import annotations

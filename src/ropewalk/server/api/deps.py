@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
-from fastapi import Depends, Request
+from fastapi import Depends, Path, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from ropewalk.errors import AuthenticationError
@@ -63,14 +63,14 @@ class Gate:
 
     async def for_account(
         self,
-        request: Request,
+        account: Annotated[str, Path(description="Slug of the account.")],
         context: ContextDep,
         credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     ) -> AsyncIterator[AccountCaller]:
         """As :meth:`for_user`; the account is the path's ``{account}``, and must be the caller's to see."""
         used = await access.by_token(context, _token(credentials))
         try:
-            caller = await access.to_account(context, used.caller, request.path_params["account"])
+            caller = await access.to_account(context, used.caller, account)
             caller.demand(self.permission)
             yield caller
         finally:

@@ -100,5 +100,5 @@ class Backends:
 
         assert self._data_dir is not None  # noqa: S101 - bind() sets both
         settings = HostedSettings.model_validate(row.settings)
-        backend: Backend = LocalBackend(settings, root=self._data_dir / "local", installation=installation)
+        backend: Backend = LocalBackend(self._data_dir / "local", installation, settings)
         return backend

@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
-from ropewalk.errors import SettingsError
+from ropewalk.errors import SettingsError, UnavailableError
 
 SQLITE_BUSY_SECONDS = 30
 """How long a writer waits for another one; our transactions take milliseconds."""
@@ -79,15 +80,46 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:
-        """Give a session whose work is committed at the end of the block, or rolled back by an exception."""
-        async with self._sessions() as session, session.begin():
+        """Give a session whose work is committed at the end of the block, or rolled back by an exception.
+
+        Raises:
+            UnavailableError: The database cannot be used at the moment. Nothing was done, unless the connection was
+                lost during the very commit.
+        """
+        async with self._work(self._sessions) as session:
             yield session
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
         """Give a session that only reads: on SQLite it never waits for a writer, and no writer waits for it."""
-        async with self._readers() as session, session.begin():
+        async with self._work(self._readers) as session:
             yield session
+
+    @asynccontextmanager
+    async def _work(self, sessions: async_sessionmaker[AsyncSession]) -> AsyncIterator[AsyncSession]:
+        try:
+            async with sessions() as session, session.begin():
+                try:
+                    await session.connection()
+                except (OSError, PoolTimeoutError) as exc:
+                    raise self._unavailable(exc) from exc
+                yield session
+        except DBAPIError as exc:
+            # A lost connection, a full disk, a deadlock. Broken constraints are another class, and go on as they are.
+            if exc.connection_invalidated or isinstance(exc, OperationalError | InterfaceError):
+                raise self._unavailable(exc) from exc
+            raise
+
+    def _unavailable(self, exc: Exception) -> UnavailableError:
+        return UnavailableError(f"The database cannot be used at the moment: {hint(exc)}.", advice="Try again soon.")
+
+    async def serialize(self, session: AsyncSession, name: str) -> None:
+        """Wait until no other transaction that asked for *name* is open, and hold it until this one ends.
+
+        For making a row that may not exist yet, which no row lock can guard. On SQLite every transaction is alone.
+        """
+        if not self.is_sqlite:
+            await session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": name})
 
     @property
     def advice(self) -> str:

@@ -130,6 +130,18 @@ class WebSession(Base):
     expires_at: Mapped[datetime]
 
 
+class LoginAttempts(Base):
+    """Failed logins; rows that are old are removed by the next failure."""
+
+    __tablename__ = "login_attempts"
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    """Hash of what is counted: people type passwords into the field for the name."""
+    failures: Mapped[int]
+    retry_at: Mapped[datetime]
+    updated_at: Mapped[datetime] = mapped_column(index=True)
+
+
 class DeviceLogin(Base):
     __tablename__ = "device_logins"
 

@@ -47,7 +47,7 @@ async def by_token(context: Context, token: str) -> TokenUse:
         AuthenticationError: unknown, revoked, expired, or its user is disabled.
     """
     query = select(Token, User).join(User, User.id == Token.user_id).where(Token.hash == hash_token(token))
-    async with context.db.transaction() as session:
+    async with context.db.read() as session:
         row = (await session.execute(query)).one_or_none()
     if row is None:
         raise AuthenticationError(
@@ -86,7 +86,7 @@ async def to_account(context: Context, caller: Caller, slug: str) -> AccountCall
     Raises:
         NotFoundError: It does not exist or is not the caller's to see, which look the same; lists the caller's.
     """
-    async with context.db.transaction() as session:
+    async with context.db.read() as session:
         query = (
             select(Account, Member)
             .outerjoin(Member, and_(Member.account_id == Account.id, Member.user_id == caller.user_id))

@@ -80,6 +80,17 @@ def upgrade() -> None:
         sa.UniqueConstraint("slug", name=op.f("uq_accounts_slug")),
     )
     op.create_table(
+        "login_attempts",
+        sa.Column("key", sa.String(), nullable=False),
+        sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("retry_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("key", name=op.f("pk_login_attempts")),
+    )
+    with op.batch_alter_table("login_attempts", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_login_attempts_updated_at"), ["updated_at"], unique=False)
+
+    op.create_table(
         "device_logins",
         sa.Column("device_hash", sa.String(), nullable=False),
         sa.Column("user_code", sa.String(), nullable=False),
@@ -245,6 +256,10 @@ def downgrade() -> None:
     op.drop_table("web_sessions")
     op.drop_table("tokens")
     op.drop_table("device_logins")
+    with op.batch_alter_table("login_attempts", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_login_attempts_updated_at"))
+
+    op.drop_table("login_attempts")
     op.drop_table("accounts")
     op.drop_table("users")
     op.drop_table("installation")
