@@ -315,7 +315,8 @@ class Link(SchedulerPlugin):
 
     def stop(self) -> None:
         """Note that a signal ends the scheduler."""
-        self.closing, self.exit_code = self.closing or "stop", EXIT_OK
+        if self.closing is None:
+            self.closing, self.exit_code = "stop", EXIT_OK
 
     def _clients(self) -> int:
         return sum(1 for key in self.scheduler.clients if key != "fire-and-forget")

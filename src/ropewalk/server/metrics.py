@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
 
 from ropewalk._version import __version__
 
@@ -18,9 +26,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         labels = ("method", "route", "status")
-        self.requests = Counter(
-            "ropewalk_http_requests", "HTTP requests answered.", labels, registry=self.registry
-        )
+        self.requests = Counter("ropewalk_http_requests", "HTTP requests answered.", labels, registry=self.registry)
         self.latency = Histogram(
             "ropewalk_http_request_seconds",
             "Time from the request to the end of the answer.",
@@ -31,6 +37,16 @@ class Metrics:
         self.in_progress = Gauge(
             "ropewalk_http_requests_in_progress", "HTTP requests being answered.", registry=self.registry
         )
+        self.reconcile_passes = Counter(
+            "ropewalk_reconcile_passes", "Looks at a cluster to decide what to do next.", registry=self.registry
+        )
+        self.reconcile_errors = Counter(
+            "ropewalk_reconcile_errors", "Passes and calls that failed.", ("error",), registry=self.registry
+        )
+        self.clusters = Gauge(
+            "ropewalk_clusters", "Live clusters that this server works on.", ("state",), registry=self.registry
+        )
+        self.orphans = Gauge("ropewalk_orphans", "Nodes in a cloud that no cluster knows.", registry=self.registry)
         build = Gauge("ropewalk_build_info", "The version that runs.", ("version",), registry=self.registry)
         build.labels(__version__).set(1)
 

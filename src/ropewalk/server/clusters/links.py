@@ -88,7 +88,6 @@ class Link:
         backend: Carries the bytes.
         scheduler: The node to reach.
         address: Its contact address.
-        cluster: Id of the cluster; its certificates are made out to it.
         tls: PEM texts of the control plane's certificate for it.
         on_change: Called whenever :attr:`status` or :attr:`up` changed.
     """
@@ -98,7 +97,7 @@ class Link:
         backend: Backend,
         scheduler: NodeHandle,
         address: str,
-        cluster: str,
+        *,
         tls: Mapping[str, str],
         on_change: Callable[[], None],
     ) -> None:
@@ -108,7 +107,7 @@ class Link:
         self.error: str | None = None
         self._backend = backend
         self._scheduler = scheduler
-        self._server_name = f"scheduler.{cluster}.ropewalk"
+        self._server_name = f"scheduler.{scheduler.cluster}.ropewalk"
         self._context = tls_context(tls)
         self._on_change = on_change
         self._task: asyncio.Task[None] | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from dataclasses import dataclass
-from typing import Any
 
 from ropewalk.node import exits
 
@@ -18,6 +17,11 @@ class Ending:
     failed: bool = False
 
     @classmethod
+    def stored(cls, code: str, reason: str) -> Ending:
+        """Return an ending that was written down before."""
+        return cls(code, reason, failed=code in _FAILURES)
+
+    @classmethod
     def user(cls) -> Ending:
         return cls("stop_requested", "It was asked to stop.")
 
@@ -25,9 +29,8 @@ class Ending:
     def start_failed(cls, reason: str) -> Ending:
         return cls("start_failed", reason, failed=True)
 
-    def dump(self) -> dict[str, Any]:
-        return {"code": self.code, "reason": self.reason, "failed": self.failed}
 
+_FAILURES = frozenset({"start_failed", "scheduler_failed"})
 
 _CLOSING = {
     "idle_timeout": Ending("idle_timeout", "It had no tasks for its idle_timeout."),

@@ -1,0 +1,435 @@
+"""One cluster's loop: look, plan, write, act, record; again when something changed.
+
+Everything that matters is in the database before a cloud is called, so that whoever takes over after a crash, at any
+point, finds by name what may exist. What this object keeps in memory (sightings, the link) can be had again by looking.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+from sqlalchemy import update
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ropewalk.backends.port import Backend, ClusterRef, LaunchRequest, LaunchResult, NodeHandle, NodeShape, Sighting
+from ropewalk.errors import BackendError, FixItError, SecretsError, TryAgainError
+from ropewalk.schemas.clusters import ClusterState, NodeRole, NodeState
+from ropewalk.server.clusters import launching, store
+from ropewalk.server.clusters.leases import Lease, LeaseLostError, fenced
+from ropewalk.server.clusters.links import Link
+from ropewalk.server.clusters.plan import RETIRE_AGAIN, STOP_AGAIN, Action, ActionKind, plan
+from ropewalk.server.clusters.secret import open_secret
+from ropewalk.server.context import Context
+from ropewalk.server.db.models import Cluster, Node
+from ropewalk.server.events import EventCode, record
+
+CALL_SECONDS = 120.0
+"""A call to a cloud that takes longer is given up and tried again; every call may be repeated."""
+FIRST_RETRY, LAST_RETRY = 1.0, 30.0
+"""Seconds between tries when the database or the backend cannot be used."""
+CHOOSE_AGAIN = timedelta(seconds=2)
+"""Time until a scheduler that could spare no worker is asked again."""
+LAUNCH_RETRY_LIMIT = 60.0
+"""Seconds between two launches of a node at the most."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What an actor needs from the reconciler that runs it."""
+
+    context: Context
+    installation: str
+    account: Callable[[str], str]
+    """Slug of an account's id."""
+    kick: Callable[[str], None]
+    """Look at the nodes of a cloud account again."""
+    passes: asyncio.Semaphore
+    """Bounds how many clusters are worked on at once."""
+
+
+class Actor:
+    """Makes one cluster what its row says that it should be, for as long as the lease holds."""
+
+    def __init__(self, lease: Lease, surroundings: Surroundings, backend: Backend) -> None:
+        self.lease = lease
+        self.state: ClusterState | None = None
+        self.wakes = 0
+        self._around = surroundings
+        self._context = surroundings.context
+        self._backend = backend
+        self._wake = asyncio.Event()
+        self._handles: dict[str, NodeHandle] = {}
+        self._sightings: dict[str, Sighting] = {}
+        self._link: Link | None = None
+        self._bounds: dict[str, int] | str | None = "unknown"
+        self._worked = False
+        self._retiring: set[str] = set()
+        self._choose_at: datetime | None = None
+        self._background: set[asyncio.Task[None]] = set()
+
+    # What others tell it.
+
+    def wake(self) -> None:
+        """Look again: something changed."""
+        self.wakes += 1
+        self._wake.set()
+
+    def watched(self) -> Iterable[NodeHandle]:
+        """Return the nodes that the observer should look at."""
+        return self._handles.values()
+
+    def saw(self, handle: NodeHandle, sighting: Sighting) -> None:
+        """Take what the observer saw, unless the node has changed since the look began."""
+        if self._handles.get(handle.name) is handle and self._sightings.get(handle.name) != sighting:
+            self._sightings[handle.name] = sighting
+            self.wake()
+
+    # Its loop.
+
+    async def run(self) -> None:
+        """Work until the cluster has ended or the lease is lost."""
+        delay = FIRST_RETRY
+        structlog.contextvars.bind_contextvars(cluster=self.lease.cluster_id)
+        try:
+            while self.state is None or self.state.live:
+                self._wake.clear()
+                try:
+                    async with self._around.passes:
+                        again_at = await self._settle()
+                    delay = FIRST_RETRY
+                except LeaseLostError:
+                    log.info("lease.lost")
+                    return
+                except (SQLAlchemyError, OSError, BackendError, SecretsError) as exc:
+                    self._context.metrics.reconcile_errors.labels(type(exc).__name__).inc()
+                    log.warning("reconcile.failed", error=str(exc).splitlines()[0], retry_in=delay)
+                    again_at = self._context.clock.now() + timedelta(seconds=delay)
+                    delay = min(delay * 2, LAST_RETRY)
+                await self._sleep_until(again_at)
+        finally:
+            await self._close()
+
+    async def _sleep_until(self, moment: datetime | None) -> None:
+        if self.state is not None and not self.state.live:
+            return
+        seconds = None
+        if moment is not None:
+            seconds = max(0.0, (moment - self._context.clock.now()).total_seconds())
+        try:
+            await asyncio.wait_for(self._wake.wait(), seconds)
+        except TimeoutError:
+            return
+
+    async def _close(self) -> None:
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        if self._link is not None:
+            await self._link.stop()
+
+    async def _settle(self) -> datetime | None:
+        """Take steps until only time or news can change anything; returns when to look again."""
+        while True:
+            actions = await self._step()
+            times = [action.at for action in actions if action.kind is ActionKind.WAKE_AT and action.at is not None]
+            if all(action.kind is ActionKind.WAKE_AT for action in actions):
+                return min(times, default=None)
+            if self.state is not None and not self.state.live:
+                return None
+
+    async def _step(self) -> Sequence[Action]:
+        """Look, plan, write, act once."""
+        self._context.metrics.reconcile_passes.inc()
+        now = self._context.clock.now()
+        async with fenced(self._context, self.lease) as session:
+            cluster, nodes = await store.load(session, self.lease.cluster_id)
+            self._worked = self._worked or await store.ever_worked(session, cluster.id)
+            self._note(session, cluster)
+            link = self._link
+            seen = store.view(
+                cluster,
+                nodes,
+                self._sightings,
+                link.status if link else None,
+                linked=link is not None and link.up,
+                worked=self._worked,
+                address_first=self._backend.capabilities.scheduler_address_first,
+            )
+            actions = [self._unless_under_way(action, cluster, now) for action in plan(seen, now)]
+            await self._write(session, cluster, nodes, actions, now)
+            if actions:
+                await self._context.wakeups.announce(session, f"events:{cluster.id}")
+        self.state = ClusterState(cluster.state)
+        await self._follow_rows(cluster, nodes, actions)
+        await self._act(cluster, nodes, actions)
+        return actions
+
+    def _unless_under_way(self, action: Action, cluster: Cluster, now: datetime) -> Action:
+        """Replace what is being done already, or was said already, by waiting."""
+        if action.kind is ActionKind.RETIRE and set(action.names) <= self._retiring:
+            return Action(ActionKind.WAKE_AT)
+        if action.kind is ActionKind.ATTENTION and cluster.reason == action.reason:
+            return Action(ActionKind.WAKE_AT)
+        if action.kind is ActionKind.CHOOSE and self._choose_at is not None and now < self._choose_at:
+            return Action(ActionKind.WAKE_AT, at=self._choose_at)
+        return action
+
+    # Writing: all before any call.
+
+    def _note(self, session: AsyncSession, cluster: Cluster) -> None:
+        """Keep what the scheduler and the cloud said that is not about a single node's state."""
+        for sighting in self._sightings.values():
+            if sighting.address and sighting.name.endswith("-scheduler"):
+                cluster.scheduler_address = sighting.address
+        status = self._link.status if self._link is not None and self._link.up else None
+        if status is None:
+            return
+        if dict(status.versions) != cluster.versions:
+            cluster.versions = dict(status.versions)
+        cluster.dashboard_port = status.dashboard_port
+        bounds = launching.adaptive_bounds(cluster)
+        if bounds is not None and status.target is not None and self._bounds == bounds:
+            wanted = max(bounds["minimum"], min(bounds["maximum"], status.target))
+            if wanted != cluster.n_workers and cluster.stop_requested_at is None:
+                self._tell(session, cluster, EventCode.CLUSTER_SCALED, _adapted(cluster.n_workers, wanted))
+                cluster.n_workers = wanted
+
+    def _tell(
+        self, session: AsyncSession, cluster: Cluster, code: EventCode, message: str, *, level: str = "info"
+    ) -> None:
+        now = self._context.clock.now()
+        record(session, now, code, message, level=level, account_id=cluster.account_id, cluster_id=cluster.id)
+
+    def _clear_attention(self, cluster: Cluster, nodes: Sequence[Node]) -> None:
+        """Take back a note once nothing is on its way out any more."""
+        if cluster.reason is not None and cluster.stop_code is None:
+            leaving = any(node.state == NodeState.STOPPING for node in nodes)
+            cluster.reason = cluster.reason if leaving else None
+
+    async def _write(
+        self, session: AsyncSession, cluster: Cluster, nodes: list[Node], actions: Sequence[Action], now: datetime
+    ) -> None:
+        rows = {node.name: node for node in nodes}
+        self._clear_attention(cluster, nodes)
+        await store.mark_nodes(session, cluster, actions, now)
+        for action in actions:
+            for name in action.names:
+                if action.kind is ActionKind.LAUNCH:
+                    rows[name].launch_attempts += 1
+                elif action.kind is ActionKind.STOP:
+                    rows[name].stop_asked_at = rows[name].stop_asked_at or now
+                    rows[name].retry_at = now + STOP_AGAIN
+            match action.kind:
+                case ActionKind.MARK_CLUSTER:
+                    await store.mark_cluster(session, cluster, action, now)
+                case ActionKind.ATTENTION:
+                    cluster.reason = action.reason
+                    self._tell(session, cluster, EventCode.CLUSTER_ATTENTION, action.reason or "", level="warning")
+                case ActionKind.ADD_SCHEDULER:
+                    nodes.append(self._add(session, cluster, NodeRole.SCHEDULER, now))
+                case ActionKind.ADD_WORKERS:
+                    nodes += [self._add(session, cluster, NodeRole.WORKER, now) for _ in range(action.count)]
+
+    def _add(self, session: AsyncSession, cluster: Cluster, role: NodeRole, now: datetime) -> Node:
+        if role is NodeRole.WORKER:
+            cluster.worker_counter += 1
+        name = f"{cluster.id}-{role}" + (f"-{cluster.worker_counter}" if role is NodeRole.WORKER else "")
+        shape = NodeShape(cluster.spec[f"{role}_cpu"], cluster.spec[f"{role}_memory"])
+        node = store.new_node(cluster, name, role, now, self._backend.hourly_price(shape))
+        session.add(node)
+        return node
+
+    # Acting.
+
+    async def _follow_rows(self, cluster: Cluster, nodes: Sequence[Node], actions: Sequence[Action]) -> None:
+        """Watch what the rows say may run, and keep the link to the scheduler."""
+        marked = {a.names[0]: a.node_state for a in actions if a.kind is ActionKind.MARK_NODE}
+        states = {node.name: marked.get(node.name) or NodeState(node.state) for node in nodes}
+        keep = {name for name, state in states.items() if state.live and state is not NodeState.PENDING}
+        for name in set(self._handles) - keep:
+            self._handles.pop(name)
+            self._sightings.pop(name, None)
+        fresh = [node for node in nodes if node.name in keep - set(self._handles)]
+        for node in fresh:
+            self._handles[node.name] = store.handle(node)
+        if fresh:
+            self._around.kick(self.lease.cloud_account_id)
+        await self._keep_link(cluster, states)
+
+    async def _keep_link(self, cluster: Cluster, states: dict[str, NodeState]) -> None:
+        name = f"{cluster.id}-{NodeRole.SCHEDULER}"
+        alive = states.get(name) in (NodeState.STARTING, NodeState.READY)
+        address = cluster.scheduler_address if alive else None
+        if self._link is not None and self._link.address != address:
+            await self._link.stop()
+            self._link = None
+        if address is not None and self._link is None:
+            tls = open_secret(self._context.vault, cluster).certificates.for_role("control")
+            self._link = Link(self._backend, self._handles[name], address, tls=tls, on_change=self.wake)
+            self._link.start()
+        bounds = launching.adaptive_bounds(cluster)
+        if self._link is not None and self._link.up and bounds != self._bounds:
+            self._bounds = bounds
+            self._start(self._configure(self._link, bounds))
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _configure(self, link: Link, bounds: dict[str, int] | None) -> None:
+        try:
+            await link.configure(adaptive=bounds)
+        except TryAgainError as exc:
+            log.info("link.configure_failed", error=exc.message)
+            await asyncio.sleep(exc.delay)
+            self._bounds = "unknown"
+        self.wake()
+
+    async def _act(self, cluster: Cluster, nodes: Sequence[Node], actions: Sequence[Action]) -> None:
+        rows = {node.name: node for node in nodes}
+        for action in actions:
+            chosen = [rows[name] for name in action.names]
+            match action.kind:
+                case ActionKind.LAUNCH:
+                    await self._launch(cluster, chosen)
+                case ActionKind.STOP:
+                    await self._stop(chosen)
+                case ActionKind.CHOOSE:
+                    await self._choose(action.count, nodes)
+                case ActionKind.RETIRE:
+                    names = set(action.names) - self._retiring
+                    self._retiring |= names
+                    self._start(self._retire(names))
+
+    async def _launch(self, cluster: Cluster, nodes: Sequence[Node]) -> None:
+        secret = open_secret(self._context.vault, cluster)
+        ref = ClusterRef(self._around.installation, self._around.account(cluster.account_id), cluster.id, cluster.name)
+        batches = list(launching.requests(ref, cluster, nodes, secret, self._backend))
+        answers = await asyncio.gather(*(self._call_launch(batch) for batch in batches))
+        results = {result.name: result for answer in answers for result in answer}
+        now = self._context.clock.now()
+        async with fenced(self._context, self.lease) as session:
+            cluster = await session.get_one(Cluster, cluster.id)
+            started = []
+            for name, result in results.items():
+                node = await session.get_one(Node, name)
+                if result.error is None:
+                    started.append(name)
+                    _note_started(cluster, node, result, now)
+                else:
+                    _note_refused(session, cluster, node, result.error, now)
+            if started:
+                store.tell_nodes(session, cluster, now, EventCode.NODE_LAUNCHED, started, verb="started")
+            await self._context.wakeups.announce(session, f"events:{cluster.id}")
+
+    async def _call_launch(self, request: LaunchRequest) -> Sequence[LaunchResult]:
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                return await self._backend.launch(request)
+        except BackendError as exc:
+            return [LaunchResult(node.name, error=exc) for node in request.nodes]
+        except TimeoutError:
+            error = TryAgainError(f"The cloud did not answer within {CALL_SECONDS:.0f} seconds.")
+            return [LaunchResult(node.name, error=error) for node in request.nodes]
+
+    async def _stop(self, nodes: Sequence[Node]) -> None:
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                await self._backend.stop([store.handle(node) for node in nodes])
+        except (BackendError, TimeoutError) as exc:
+            # The rows say that it was asked, and when to ask again; nothing is forgotten.
+            self._context.metrics.reconcile_errors.labels(type(exc).__name__).inc()
+            log.warning("stop.failed", error=str(exc), nodes=[node.name for node in nodes])
+        self._around.kick(self.lease.cloud_account_id)
+
+    async def _choose(self, count: int, nodes: Sequence[Node]) -> None:
+        """Let the scheduler say which workers it can spare, and write down that they leave."""
+        link = self._link
+        if link is None or not link.up:
+            return
+        leaving = {node.name for node in nodes if node.state == NodeState.STOPPING}
+        candidates = {node.name for node in nodes if node.state in (NodeState.STARTING, NodeState.READY)}
+        names: list[str] = []
+        try:
+            ranked = await link.choose(count + len(leaving))
+            names = [name for name in ranked if name in candidates][:count]
+        except TryAgainError as exc:
+            log.info("link.choose_failed", error=exc.message)
+        if not names:
+            self._choose_at = self._context.clock.now() + CHOOSE_AGAIN
+            return
+        now = self._context.clock.now()
+        async with fenced(self._context, self.lease) as session:
+            cluster = await session.get_one(Cluster, self.lease.cluster_id)
+            reason = "It was not needed any more."
+            change = {"state": NodeState.STOPPING.value, "reason": reason, "retry_at": None}
+            await session.execute(update(Node).where(Node.name.in_(names)).values(**change))
+            store.tell_nodes(session, cluster, now, EventCode.NODE_RETIRING, names, verb="is leaving the cluster")
+
+    async def _retire(self, names: set[str]) -> None:
+        """Move results off workers that leave; runs beside the loop, since it may take minutes."""
+        done: set[str] = set()
+        problem = "The other workers have no room for their results."
+        try:
+            if self._link is not None:
+                done = await self._link.retire(sorted(names))
+        except TryAgainError as exc:
+            problem = exc.message
+        now = self._context.clock.now()
+        try:
+            async with fenced(self._context, self.lease) as session:
+                await session.execute(update(Node).where(Node.name.in_(done)).values(retired_at=now, retry_at=None))
+                kept = sorted(names - done)
+                later = update(Node).where(Node.name.in_(kept), Node.state == NodeState.STOPPING)
+                await session.execute(later.values(retry_at=now + RETIRE_AGAIN))
+                cluster = await session.get_one(Cluster, self.lease.cluster_id)
+                reason = f"{len(kept)} of the workers that should leave could not be retired: {problem}"
+                if kept and cluster.reason != reason:
+                    cluster.reason = reason
+                    self._tell(session, cluster, EventCode.CLUSTER_ATTENTION, reason, level="warning")
+        except (LeaseLostError, SQLAlchemyError) as exc:
+            log.info("retire.not_recorded", error=type(exc).__name__)
+        finally:
+            self._retiring -= names
+            self.wake()
+
+
+def _adapted(before: int, wanted: int) -> str:
+    return f"The cluster adapts to its work: from {before} to {wanted} workers."
+
+
+def _note_started(cluster: Cluster, node: Node, result: LaunchResult, now: datetime) -> None:
+    node.state = NodeState.STARTING
+    node.started_at = now
+    node.cloud_id = result.cloud_id
+    node.retry_at = None
+    if node.role == NodeRole.SCHEDULER and result.address is not None:
+        node.address = cluster.scheduler_address = result.address
+
+
+def _note_refused(session: AsyncSession, cluster: Cluster, node: Node, error: BackendError, now: datetime) -> None:
+    node.reason = str(error)
+    if isinstance(error, FixItError):
+        node.state, node.stopped_at, node.permanent = NodeState.FAILED, now, True
+    else:
+        delay = error.delay if isinstance(error, TryAgainError) else 1.0
+        wait = min(max(delay, 2.0 ** (node.launch_attempts - 1)), LAUNCH_RETRY_LIMIT)
+        node.retry_at = now + timedelta(seconds=wait)
+    store.tell_nodes(
+        session,
+        cluster,
+        now,
+        EventCode.NODE_LAUNCH_FAILED,
+        [node.name],
+        verb="could not be launched",
+        reason=str(error),
+        level="error" if isinstance(error, FixItError) else "warning",
+    )

@@ -1,0 +1,73 @@
+"""Turning rows of nodes into what a backend is asked to launch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ropewalk.backends.port import Backend, ClusterRef, LaunchRequest, NodeLaunch, NodeShape
+from ropewalk.schemas.clusters import NodeRole
+from ropewalk.server.clusters.secret import ClusterSecret
+from ropewalk.server.db.models import Cluster, Node
+
+
+def adaptive_bounds(cluster: Cluster) -> dict[str, int] | None:
+    """Return the bounds between which the cluster adapts; None: it does not."""
+    if cluster.minimum is None or cluster.maximum is None:
+        return None
+    return {"minimum": cluster.minimum, "maximum": cluster.maximum}
+
+
+def requests(
+    ref: ClusterRef, cluster: Cluster, nodes: Sequence[Node], secret: ClusterSecret, backend: Backend
+) -> Iterator[LaunchRequest]:
+    """Yield the requests that launch *nodes*, none larger than the backend takes."""
+    size = backend.capabilities.launch_batch
+    # The scheduler goes first, in the first batch: the others may need what its launch reveals.
+    ordered = sorted(nodes, key=lambda node: node.role != NodeRole.SCHEDULER)
+    for start in range(0, len(ordered), size):
+        batch = ordered[start : start + size]
+        yield LaunchRequest(
+            cluster=ref,
+            nodes=[node_launch(ref, cluster, node, secret) for node in batch],
+            scheduler=None if batch[0].role == NodeRole.SCHEDULER else cluster.scheduler_address,
+            options=cluster.spec.get("backend_options") or {},
+        )
+
+
+def node_launch(ref: ClusterRef, cluster: Cluster, node: Node, secret: ClusterSecret) -> NodeLaunch:
+    """Return one node to launch, with the configuration that ``ropewalk/node/main.py`` documents."""
+    role = NodeRole(node.role)
+    own = _scheduler_config(cluster) if role is NodeRole.SCHEDULER else _worker_config(cluster, node)
+    config: dict[str, Any] = {
+        "v": 1,
+        "installation": ref.installation,
+        "cluster": cluster.id,
+        "cluster_name": cluster.name,
+        "node": node.name,
+        "role": role.value,
+        "tls": secret.certificates.for_role(role.value),
+        **own,
+    }
+    gpu = int(cluster.spec.get("worker_gpu") or 0) if role is NodeRole.WORKER else 0
+    shape = NodeShape(node.cpu, node.memory, gpu)
+    return NodeLaunch(node.name, role, shape, config=config, environ=secret.environ)
+
+
+def _scheduler_config(cluster: Cluster) -> Mapping[str, Any]:
+    spec = cluster.spec
+    return {
+        "options": spec["scheduler_options"],
+        "adaptive": adaptive_bounds(cluster),
+        "limits": {name: spec[name] for name in ("idle_timeout", "no_client_timeout", "cluster_timeout")},
+    }
+
+
+def _worker_config(cluster: Cluster, node: Node) -> Mapping[str, Any]:
+    spec = cluster.spec
+    return {
+        "options": spec["worker_options"],
+        "worker_class": spec["worker_class"],
+        "nthreads": max(1, int(node.cpu)),
+        "memory_limit": node.memory,
+    }

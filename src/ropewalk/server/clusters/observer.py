@@ -1,0 +1,114 @@
+"""Looking at the nodes of one cloud account, for all its clusters at once.
+
+One look serves every cluster, so its cost grows with change and not with the number of clusters. An answer counts only
+for a node that was already being watched when the look began: a look that began before a launch says nothing about it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import structlog
+
+from ropewalk.backends.port import Answer, Backend, NodeHandle, Sighting
+from ropewalk.errors import BackendError, TryAgainError
+
+LOOK_SECONDS = 60.0
+"""A look that takes longer is given up, and all its nodes are unknown."""
+SPACING_SECONDS = 0.05
+"""Changes within this time are seen with one look."""
+FIRST_RETRY, LAST_RETRY = 1.0, 60.0
+
+log = structlog.get_logger(__name__)
+
+
+class Watcher(Protocol):
+    """A cluster that wants to know about its nodes."""
+
+    def watched(self) -> Iterable[NodeHandle]:
+        """Return the nodes to look at."""
+        ...
+
+    def saw(self, handle: NodeHandle, sighting: Sighting) -> None:
+        """Take an answer; *handle* is the very object that :meth:`watched` gave before the look began."""
+        ...
+
+
+class Observer:
+    """Looks at the nodes of all watchers whenever the backend says that something may have changed."""
+
+    def __init__(self, backend: Callable[[], Backend]) -> None:
+        self._backend = backend
+        self._watchers: set[Watcher] = set()
+        self._kicked = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def add(self, watcher: Watcher) -> None:
+        """Look at the nodes of *watcher*, too."""
+        self._watchers.add(watcher)
+        self.kick()
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="observer")
+
+    def discard(self, watcher: Watcher) -> None:
+        """Forget *watcher*."""
+        self._watchers.discard(watcher)
+
+    def kick(self) -> None:
+        """Look as soon as possible: there is something new to look at."""
+        self._kicked.set()
+
+    async def stop(self) -> None:
+        """Stop looking."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        delay = FIRST_RETRY
+        while True:
+            self._kicked.clear()
+            wanted = [(watcher, handle) for watcher in self._watchers for handle in watcher.watched()]
+            try:
+                if wanted:
+                    await self._look(wanted)
+                delay = FIRST_RETRY
+                await self._wait(changed=bool(wanted))
+            except BackendError as exc:
+                self._unknown(wanted, exc)
+                pause = exc.delay if isinstance(exc, TryAgainError) else delay
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._kicked.wait(), max(pause, delay))
+                delay = min(delay * 2, LAST_RETRY)
+            await asyncio.sleep(SPACING_SECONDS)
+
+    async def _look(self, wanted: list[tuple[Watcher, NodeHandle]]) -> None:
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                observation = await self._backend().observe([handle for _, handle in wanted])
+        except TimeoutError:
+            raise TryAgainError(f"The cloud did not answer within {LOOK_SECONDS:.0f} seconds.") from None
+        for watcher, handle in wanted:
+            watcher.saw(handle, observation.sightings[handle.name])
+
+    async def _wait(self, *, changed: bool) -> None:
+        """Return when there is something new to look at, or the cloud may have changed."""
+        waits: list[asyncio.Future[object]] = [asyncio.ensure_future(self._kicked.wait())]
+        if changed:
+            waits.append(asyncio.ensure_future(self._backend().changed()))
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in waits:
+                task.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    def _unknown(self, wanted: list[tuple[Watcher, NodeHandle]], error: BackendError) -> None:
+        log.warning("observer.failed", error=error.message, nodes=len(wanted))
+        for watcher, handle in wanted:
+            watcher.saw(handle, Sighting(handle.name, Answer.UNKNOWN, reason=str(error)))

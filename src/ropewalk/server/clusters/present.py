@@ -1,0 +1,106 @@
+"""Rows of clusters as the API shows them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ropewalk.schemas import clusters as schemas
+from ropewalk.schemas.clusters import NodeRole, NodeState
+from ropewalk.server.clusters.cost import cost
+from ropewalk.server.db.models import Account, CloudAccount, Cluster, Node, User
+
+_LIVE = frozenset(state.value for state in NodeState if state.live)
+
+
+async def clusters(session: AsyncSession, rows: Sequence[Cluster], now: datetime) -> list[schemas.Cluster]:
+    """Show many clusters with a fixed number of queries."""
+    ids = [row.id for row in rows]
+    nodes: dict[str, list[Node]] = defaultdict(list)
+    for node in await session.scalars(select(Node).where(Node.cluster_id.in_(ids))):
+        nodes[node.cluster_id].append(node)
+    names = await _names(session, rows)
+    return [schemas.Cluster(**_facts(row, nodes[row.id], names, now)) for row in rows]
+
+
+async def detail(session: AsyncSession, row: Cluster, now: datetime) -> schemas.ClusterDetail:
+    """Show one cluster with its nodes."""
+    ordered = select(Node).where(Node.cluster_id == row.id).order_by(Node.role, Node.created_at, Node.name)
+    nodes = list(await session.scalars(ordered))
+    facts = _facts(row, nodes, await _names(session, [row]), now)
+    spec = schemas.ClusterSpec.model_validate(row.spec)
+    return schemas.ClusterDetail(**facts, spec=spec, nodes=[_node(node) for node in nodes])
+
+
+class _Names:
+    """Names of what rows refer to by id."""
+
+    def __init__(self) -> None:
+        self.accounts: dict[str, str] = {}
+        self.users: dict[str, str] = {}
+        self.clouds: dict[str, CloudAccount] = {}
+
+
+async def _names(session: AsyncSession, rows: Sequence[Cluster]) -> _Names:
+    names = _Names()
+    accounts = {row.account_id for row in rows}
+    users = {row.creator_id for row in rows}
+    clouds = {row.cloud_account_id for row in rows}
+    for account in await session.scalars(select(Account).where(Account.id.in_(accounts))):
+        names.accounts[account.id] = account.slug
+    for user in await session.scalars(select(User).where(User.id.in_(users))):
+        names.users[user.id] = user.username
+    for cloud in await session.scalars(select(CloudAccount).where(CloudAccount.id.in_(clouds))):
+        names.clouds[cloud.id] = cloud
+    return names
+
+
+def _facts(row: Cluster, nodes: Sequence[Node], names: _Names, now: datetime) -> dict[str, object]:
+    live = [node for node in nodes if node.state in _LIVE]
+    ready = [node for node in live if node.role == NodeRole.WORKER and node.state == NodeState.READY]
+    cloud = names.clouds[row.cloud_account_id]
+    dashboard = f"http://127.0.0.1:{row.dashboard_port}/status" if row.dashboard_port and live else None
+    return {
+        "id": row.id,
+        "name": row.name,
+        "account": names.accounts[row.account_id],
+        "creator": names.users[row.creator_id],
+        "cloud_kind": cloud.kind,
+        "backend": cloud.backend,
+        "state": row.state,
+        "reason": row.reason,
+        "n_workers": row.n_workers,
+        "minimum": row.minimum,
+        "maximum": row.maximum,
+        "workers_ready": len(ready),
+        "cores": sum(node.cpu for node in live),
+        "memory": sum(node.memory for node in live),
+        "cost": cost(nodes, now),
+        "tags": row.tags,
+        "software": row.spec.get("software"),
+        "scheduler_address": row.scheduler_address,
+        "dashboard_link": dashboard,
+        "created_at": row.created_at,
+        "ready_at": row.ready_at,
+        "stopped_at": row.stopped_at,
+    }
+
+
+def _node(node: Node) -> schemas.Node:
+    return schemas.Node(
+        name=node.name,
+        role=NodeRole(node.role),
+        state=NodeState(node.state),
+        reason=node.reason,
+        address=node.address,
+        cpu=node.cpu,
+        memory=node.memory,
+        exit_code=node.exit_code,
+        created_at=node.created_at,
+        ready_at=node.ready_at,
+        stopped_at=node.stopped_at,
+    )

@@ -1,0 +1,202 @@
+"""Runs an actor for every cluster that this server holds a lease of, and an observer for every cloud account."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+
+from ropewalk.backends.port import Backend
+from ropewalk.errors import RopewalkError
+from ropewalk.server.clusters import leases
+from ropewalk.server.clusters.actor import Actor, Surroundings
+from ropewalk.server.clusters.observer import Observer
+from ropewalk.server.clusters.sweep import Sweep
+from ropewalk.server.context import Context
+from ropewalk.server.db.models import Account, Installation
+
+CLAIM_SECONDS = 10.0
+"""How often unheld clusters are looked for, besides whenever one is made."""
+RENEWALS_PER_LEASE = 3
+"""Two renewals may fail before a lease is lost."""
+
+log = structlog.get_logger(__name__)
+
+
+class Reconciler:
+    """Makes what users wished true, together with any other server on the same database."""
+
+    def __init__(self, context: Context) -> None:
+        self.owner = f"s-{secrets.token_hex(6)}"
+        self._context = context
+        self._actors: dict[str, tuple[Actor, asyncio.Task[None]]] = {}
+        self._observers: dict[str, Observer] = {}
+        self._backends: dict[str, Backend] = {}
+        self._slugs: dict[str, str] = {}
+        self._claim_now = asyncio.Event()
+        self._loops: list[asyncio.Task[None]] = []
+        self._stack = contextlib.ExitStack()
+        self._sweep = Sweep(context)
+        self._surroundings: Surroundings | None = None
+        self._renewed = time.monotonic()
+        self._beginning: set[str] = set()
+
+    @property
+    def running(self) -> bool:
+        """Whether all of its loops run."""
+        return bool(self._loops) and not any(task.done() for task in self._loops)
+
+    async def start(self) -> None:
+        """Begin to work."""
+        async with self._context.db.read() as session:
+            installation = (await session.scalars(select(Installation.id))).one()
+        self._surroundings = Surroundings(
+            context=self._context,
+            installation=installation,
+            account=self._slugs.__getitem__,
+            kick=lambda cloud: self._observers[cloud].kick(),
+            passes=asyncio.Semaphore(self._context.settings.reconcile_concurrency),
+        )
+        self._stack.enter_context(self._context.wakeups.listener(self._woken))
+        settings = self._context.settings
+        self._loops = [
+            asyncio.create_task(self._claim_loop(), name="claim"),
+            asyncio.create_task(self._every(settings.lease_seconds / RENEWALS_PER_LEASE, self._renew), name="renew"),
+            asyncio.create_task(self._every(settings.sweep_seconds, self._sweep_once), name="sweep"),
+        ]
+
+    async def stop(self) -> None:
+        """Stop working; clusters go on, and whoever starts next takes them over at once."""
+        self._stack.close()
+        for task in self._loops:
+            task.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        await self._drop(list(self._actors))
+        for observer in self._observers.values():
+            await observer.stop()
+        with contextlib.suppress(SQLAlchemyError, OSError):
+            await leases.release(self._context, self.owner)
+
+    def _woken(self, topic: str) -> None:
+        kind, _, cluster_id = topic.partition(":")
+        if topic == "*":
+            self._claim_now.set()
+            for actor, _task in self._actors.values():
+                actor.wake()
+        elif kind == "cluster":
+            if cluster_id in self._actors:
+                self._actors[cluster_id][0].wake()
+            else:
+                self._claim_now.set()
+
+    async def _claim_loop(self) -> None:
+        while True:
+            self._claim_now.clear()
+            claimed = 0
+            try:
+                claimed = await self._claim()
+            except (SQLAlchemyError, OSError, RopewalkError) as exc:
+                self._failed("claim", exc)
+            if claimed == leases.CLAIM_BATCH:
+                continue
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._claim_now.wait(), CLAIM_SECONDS)
+
+    async def _claim(self) -> int:
+        claimed = await leases.claim(self._context, self.owner)
+        self._beginning = {lease.cluster_id for lease in claimed}
+        if claimed:
+            async with self._context.db.read() as session:
+                rows = await session.execute(select(Account.id, Account.slug))
+                self._slugs.update({row.id: row.slug for row in rows})
+        for lease in claimed:
+            # A lease of ours that ran out: whatever worked under it may write no more.
+            await self._drop([lease.cluster_id])
+            await self._begin(lease)
+        self._beginning = set()
+        return len(claimed)
+
+    async def _begin(self, lease: leases.Lease) -> None:
+        assert self._surroundings is not None  # noqa: S101 - start() made them
+        try:
+            backend = await self._context.backends.get(lease.cloud_account_id)
+        except RopewalkError as exc:
+            # The lease runs out and is claimed again: that is the retry.
+            self._failed("backend", exc)
+            return
+        self._backends[lease.cloud_account_id] = backend
+        observer = self._observers.get(lease.cloud_account_id)
+        if observer is None:
+            observer = self._observers[lease.cloud_account_id] = Observer(
+                lambda cloud=lease.cloud_account_id: self._backends[cloud]  # type: ignore[misc] # bound now, on purpose
+            )
+        actor = Actor(lease, self._surroundings, backend)
+        task = asyncio.create_task(actor.run(), name=f"cluster {lease.cluster_id}")
+        self._actors[lease.cluster_id] = (actor, task)
+        observer.add(actor)
+        task.add_done_callback(lambda done: self._ended(lease, actor, done))
+        self._count()
+
+    def _ended(self, lease: leases.Lease, actor: Actor, task: asyncio.Task[None]) -> None:
+        self._observers[lease.cloud_account_id].discard(actor)
+        if self._actors.get(lease.cluster_id, (None, None))[0] is actor:
+            del self._actors[lease.cluster_id]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # A defect: nothing is lost, since the lease runs out and the cluster is claimed again.
+            log.error("cluster.actor_died", cluster=lease.cluster_id, exc_info=error)
+            self._context.metrics.reconcile_errors.labels(type(error).__name__).inc()
+        self._count()
+
+    def _count(self) -> None:
+        states = Counter(str(actor.state or "pending") for actor, _task in self._actors.values())
+        self._context.metrics.clusters.clear()
+        for state, number in states.items():
+            self._context.metrics.clusters.labels(state).set(number)
+
+    async def _drop(self, cluster_ids: list[str]) -> None:
+        tasks = [self._actors[cluster_id][1] for cluster_id in cluster_ids if cluster_id in self._actors]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _renew(self) -> None:
+        try:
+            kept = await leases.renew(self._context, self.owner)
+        except (SQLAlchemyError, OSError):
+            if time.monotonic() - self._renewed > self._context.settings.lease_seconds:
+                # Nobody knows whether they are still ours; every write is fenced, but calls to a cloud are not.
+                await self._drop(list(self._actors))
+            raise
+        self._renewed = time.monotonic()
+        await self._drop([cluster_id for cluster_id in self._actors if cluster_id not in kept])
+        idle = kept - set(self._actors) - self._beginning
+        if idle:
+            await self._give_back(idle)
+        self._count()
+
+    async def _give_back(self, cluster_ids: set[str]) -> None:
+        """Let go of leases whose actor is not there (it died, or its backend could not be had)."""
+        await leases.release(self._context, self.owner, only=cluster_ids)
+        self._claim_now.set()
+
+    async def _sweep_once(self) -> None:
+        await self._sweep.run()
+
+    async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await work()
+            except (SQLAlchemyError, OSError, RopewalkError) as exc:
+                self._failed(work.__name__, exc)
+
+    def _failed(self, what: str, error: BaseException) -> None:
+        self._context.metrics.reconcile_errors.labels(type(error).__name__).inc()
+        log.warning("reconciler.failed", what=what, error=(str(error).splitlines() or [""])[0])

@@ -1,0 +1,380 @@
+"""What users can ask of clusters. Everything here writes or reads rows; nothing calls a cloud, but for reading logs.
+
+The reconciler makes true what is written here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+
+from sqlalchemy import or_, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ropewalk.backends.port import Backend, LogChunk, NodeShape
+from ropewalk.errors import ClusterError, ClusterGoneError, ConflictError, FixItError, InputError, NotFoundError
+from ropewalk.schemas import clusters as schemas
+from ropewalk.schemas import common
+from ropewalk.schemas.clusters import ClusterSpec, NodeRole, NodeState, cores_of
+from ropewalk.server.cloud_accounts.service import resolve
+from ropewalk.server.clusters import limits, present, store
+from ropewalk.server.clusters.certificates import issue
+from ropewalk.server.clusters.configurations import template
+from ropewalk.server.clusters.cost import cost, estimate
+from ropewalk.server.clusters.leases import LIVE
+from ropewalk.server.clusters.secret import ClusterSecret, open_secret
+from ropewalk.server.context import Context
+from ropewalk.server.db.models import Account, Cluster, Event, Member, Node, new_id
+from ropewalk.server.events import EventCode, record
+from ropewalk.server.identity.permissions import AccountCaller, Caller, Permission
+
+MAX_PAGE = 1000
+"""Rows that one request can ask for."""
+
+_NODE_GONE = frozenset(state.value for state in NodeState if not state.live)
+
+
+async def create(
+    context: Context, caller: AccountCaller, request: schemas.ClusterCreate, *, reattach: bool = False
+) -> tuple[schemas.ClusterDetail, bool]:
+    """Write down the wish for a cluster; returns it and whether it is new.
+
+    Args:
+        context: The server's services.
+        caller: Who wishes it, for which account.
+        request: What is wished.
+        reattach: Return a live cluster of that name as it is, instead of raising ConflictError.
+
+    Raises:
+        InputError: it cannot run on this account's cloud account; names the field.
+        ConflictError: a live cluster has the name.
+        LimitExceededError: the member or the account may not use so many cores.
+    """
+    name = request.name or f"{caller.username[:27]}-{secrets.token_hex(4)}"
+    if reattach and (existing := await _live(context, caller.account_id, name)) is not None:
+        return existing, False
+    spec, cloud_id, backend = await _resolved(context, caller, request)
+    row = await asyncio.to_thread(_new_row, context, caller, name, spec)
+    row.cloud_account_id = cloud_id
+    try:
+        async with context.db.transaction() as session:
+            account = await limits.lock_account(session, caller.account_id, row.created_at)
+            await limits.check(session, context.settings, account, caller.user_id, more=row.reserved_cores)
+            await _write_new(context, session, row, caller, backend)
+            shown = await present.detail(session, row, row.created_at)
+    except IntegrityError:
+        # Two requests at once: the unique index on live names let one through.
+        existing = await _live(context, caller.account_id, name)
+        if reattach and existing is not None:
+            return existing, False
+        raise ConflictError(
+            f"A cluster named {name!r} is already running in the account {caller.account}.",
+            advice=f"Connect to it with Cluster(name={name!r}), stop it, or choose another name.",
+            field="name",
+        ) from None
+    return shown, True
+
+
+async def _resolved(
+    context: Context, caller: AccountCaller, request: schemas.ClusterCreate
+) -> tuple[ClusterSpec, str, Backend]:
+    """Return what is really wished, and the cloud account, with its backend, where it is to run.
+
+    Fields that the request leaves out are taken from its configuration, and then from the defaults.
+    """
+    given = request.model_dump(exclude_unset=True, exclude={"name", "configuration"})
+    async with context.db.read() as session:
+        if request.configuration is not None:
+            given = await template(session, caller.account_id, request.configuration) | given
+        cloud = await resolve(session, await session.get_one(Account, caller.account_id))
+    spec = ClusterSpec.model_validate(given)
+    backend = await context.backends.get(cloud.id)
+    _validate(spec, backend)
+    return spec, cloud.id, backend
+
+
+def _validate(spec: ClusterSpec, backend: Backend) -> None:
+    if spec.software is not None:
+        raise NotFoundError(
+            f"There is no software environment {spec.software!r}.",
+            advice="Leave software out to use the packages of the cloud account's own environment.",
+            field="software",
+        )
+    if spec.worker_gpu and not backend.capabilities.gpu:
+        raise InputError("This cloud account has no GPUs.", advice="Leave worker_gpu out.", field="worker_gpu")
+    try:
+        options = spec.backend_options
+        backend.validate(NodeShape(spec.scheduler_cpu, spec.scheduler_memory), NodeRole.SCHEDULER, options)
+        backend.validate(NodeShape(spec.worker_cpu, spec.worker_memory, spec.worker_gpu), NodeRole.WORKER, options)
+    except FixItError as exc:
+        raise InputError(exc.message, advice=exc.advice, field=exc.field, details=exc.details) from None
+
+
+def _new_row(context: Context, caller: AccountCaller, name: str, spec: ClusterSpec) -> Cluster:
+    """Make the row with its certificates; keys take a few milliseconds, so this runs in a thread."""
+    now = context.clock.now()
+    cluster_id = new_id("c")
+    secret = ClusterSecret(issue(cluster_id, now), spec.environ)
+    return Cluster(
+        id=cluster_id,
+        account_id=caller.account_id,
+        creator_id=caller.user_id,
+        name=name,
+        spec=spec.model_dump(mode="json", exclude={"environ"}),
+        secret=secret.encrypt(context.vault, cluster_id),
+        tags=spec.tags,
+        n_workers=spec.minimum,
+        minimum=spec.minimum if spec.adaptive else None,
+        maximum=spec.maximum if spec.adaptive else None,
+        desired_changed_at=now,
+        reserved_cores=cores_of(spec, spec.maximum),
+        state=schemas.ClusterState.PENDING.value,
+        versions={},
+        worker_counter=0,
+        created_at=now,
+        fence=0,
+    )
+
+
+async def _write_new(
+    context: Context, session: AsyncSession, row: Cluster, caller: AccountCaller, backend: Backend
+) -> None:
+    session.add(row)
+    await session.flush()
+    workers = f"{row.minimum} to {row.maximum}" if row.minimum is not None else str(row.n_workers)
+    message = f"{caller.username} asked for {row.name} with {workers} workers, on {backend.kind}."
+    await _wished(context, session, row, EventCode.CLUSTER_CREATED, message, actor=caller.username)
+
+
+async def _live(context: Context, account_id: str, name: str) -> schemas.ClusterDetail | None:
+    async with context.db.read() as session:
+        live = select(Cluster).where(Cluster.account_id == account_id, Cluster.name == name, Cluster.state.in_(LIVE))
+        row = (await session.scalars(live)).one_or_none()
+        return None if row is None else await present.detail(session, row, context.clock.now())
+
+
+async def find(session: AsyncSession, account_id: str, name: str) -> Cluster:
+    """Return the cluster with that id, or else the newest with that name.
+
+    Raises:
+        NotFoundError: the account has none.
+    """
+    mine = select(Cluster).where(Cluster.account_id == account_id, or_(Cluster.id == name, Cluster.name == name))
+    # A live one is always newer than those that had the name before it.
+    row = (await session.scalars(mine.order_by(Cluster.created_at.desc()).limit(1))).first()
+    if row is None:
+        account = await session.get_one(Account, account_id)
+        raise NotFoundError(
+            f"The account {account.slug} has no cluster {name[:60]!r}.",
+            advice="List its clusters with: ropewalk cluster list",
+            field="name",
+        )
+    return row
+
+
+async def get(context: Context, caller: AccountCaller, name: str) -> schemas.ClusterDetail:
+    """Return one cluster with its nodes."""
+    async with context.db.read() as session:
+        row = await find(session, caller.account_id, name)
+        return await present.detail(session, row, context.clock.now())
+
+
+async def list_all(
+    context: Context,
+    caller: Caller,
+    *,
+    account_id: str | None = None,
+    state: str = "live",
+    name: str | None = None,
+    limit: int = 100,
+    before: str | None = None,
+) -> list[schemas.Cluster]:
+    """Return clusters, newest first.
+
+    Args:
+        context: The server's services.
+        caller: Who asks; without *account_id*, clusters of all their accounts.
+        account_id: Only of this account, which the caller may see.
+        state: ``live`` or ``all``.
+        name: Only of this name.
+        limit: How many at the most.
+        before: Only clusters made before the one with this id, to get the next page.
+    """
+    wanted = select(Cluster).order_by(Cluster.created_at.desc(), Cluster.id.desc()).limit(min(limit, MAX_PAGE))
+    if account_id is not None:
+        wanted = wanted.where(Cluster.account_id == account_id)
+    else:
+        mine = select(Member.account_id).where(Member.user_id == caller.user_id)
+        wanted = wanted.where(Cluster.account_id.in_(mine))
+    if state == "live":
+        wanted = wanted.where(Cluster.state.in_(LIVE))
+    if name is not None:
+        wanted = wanted.where(Cluster.name == name)
+    async with context.db.read() as session:
+        if before is not None and (last := await session.get(Cluster, before)) is not None:
+            older = (Cluster.created_at == last.created_at) & (Cluster.id < last.id)
+            wanted = wanted.where(or_(Cluster.created_at < last.created_at, older))
+        rows = list(await session.scalars(wanted))
+        return await present.clusters(session, rows, context.clock.now())
+
+
+async def scale(
+    context: Context, caller: AccountCaller, name: str, wish: schemas.ClusterScale
+) -> schemas.ClusterDetail:
+    """Write down a new number of workers, or new bounds for it.
+
+    Raises:
+        ClusterGoneError: the cluster is ending or has ended.
+        LimitExceededError: the member or the account may not use so many cores.
+    """
+    now = context.clock.now()
+    async with context.db.transaction() as session:
+        account = await limits.lock_account(session, caller.account_id, now)
+        row = await find(session, caller.account_id, name)
+        await session.refresh(row, with_for_update=True)
+        caller.demand_own_or(Permission.ACCOUNT_CLUSTERS_SCALE_ANY, row.creator_id, f"the cluster {row.name!r}")
+        _refuse_ended(row)
+        spec = ClusterSpec.model_validate({**row.spec, "n_workers": wish.n_workers})
+        cores = cores_of(spec, spec.maximum)
+        if cores > row.reserved_cores:
+            await limits.check(session, context.settings, account, row.creator_id, more=cores, leave_out=row.id)
+        before = row.n_workers
+        row.minimum, row.maximum = (spec.minimum, spec.maximum) if spec.adaptive else (None, None)
+        row.n_workers = min(max(before, spec.minimum), spec.maximum)
+        row.reserved_cores, row.desired_changed_at = cores, now
+        text = f"between {spec.minimum} and {spec.maximum}" if spec.adaptive else f"{row.n_workers} instead of {before}"
+        message = f"{caller.username} asked for {text} workers."
+        await _wished(context, session, row, EventCode.CLUSTER_SCALED, message, actor=caller.username)
+        return await present.detail(session, row, now)
+
+
+async def stop(context: Context, caller: AccountCaller, name: str, reason: str | None = None) -> schemas.ClusterDetail:
+    """Write down that a cluster is to end. Asking again changes nothing."""
+    now = context.clock.now()
+    async with context.db.transaction() as session:
+        row = await find(session, caller.account_id, name)
+        await session.refresh(row, with_for_update=True)
+        caller.demand_own_or(Permission.ACCOUNT_CLUSTERS_STOP_ANY, row.creator_id, f"the cluster {row.name!r}")
+        if row.state in LIVE and row.stop_requested_at is None:
+            row.stop_requested_at = now
+            if row.stop_code is None:
+                row.stop_reason = f"{caller.username} stopped it" + (f": {reason}" if reason else ".")
+            message = f"{caller.username} asked for it to stop."
+            await _wished(context, session, row, EventCode.CLUSTER_STOP_REQUESTED, message, actor=caller.username)
+        return await present.detail(session, row, now)
+
+
+async def _wished(
+    context: Context, session: AsyncSession, row: Cluster, code: EventCode, message: str, *, actor: str
+) -> None:
+    """Record a wish, and wake the reconciler and those who follow the events once it is committed."""
+    now = context.clock.now()
+    record(session, now, code, message, account_id=row.account_id, cluster_id=row.id, actor=actor)
+    await context.wakeups.announce(session, f"cluster:{row.id}", f"events:{row.id}")
+
+
+def _refuse_ended(row: Cluster) -> None:
+    if row.state not in LIVE or row.stop_requested_at is not None or row.stop_code is not None:
+        raise ClusterGoneError(
+            f"The cluster {row.name!r} has ended or is ending: {row.stop_reason or row.reason or row.state}",
+            advice="Create a new one; the name is free once it has stopped.",
+            details={"state": row.state},
+        )
+
+
+async def connection(context: Context, caller: AccountCaller, name: str) -> schemas.Connection:
+    """Return how a client reaches the scheduler.
+
+    Raises:
+        ClusterGoneError: the cluster is ending or has ended.
+        ClusterError: its scheduler is not ready yet.
+    """
+    async with context.db.read() as session:
+        row = await find(session, caller.account_id, name)
+    _refuse_ended(row)
+    if row.scheduler_address is None or row.state != schemas.ClusterState.READY:
+        raise ClusterError(
+            f"The scheduler of {row.name!r} is not ready yet.",
+            advice="Wait for the event cluster.ready; the cluster's events say what it is waiting for.",
+            details={"state": row.state},
+        )
+    secret = await asyncio.to_thread(open_secret, context.vault, row)
+    pem = secret.certificates.for_role("client")
+    return schemas.Connection(scheduler_address=row.scheduler_address, versions=row.versions, **pem)
+
+
+async def events(
+    context: Context, caller: AccountCaller, name: str, *, after: int = 0, limit: int = MAX_PAGE
+) -> tuple[list[common.Event], str, bool]:
+    """Return the events of a cluster after the one with id *after*, its id, and whether more can follow."""
+    async with context.db.read() as session:
+        row = await find(session, caller.account_id, name)
+        found = await session.scalars(
+            select(Event).where(Event.cluster_id == row.id, Event.id > after).order_by(Event.id).limit(limit)
+        )
+        return [_event(event) for event in found], row.id, row.state in LIVE
+
+
+def _event(event: Event) -> common.Event:
+    return common.Event(
+        id=event.id,
+        time=event.time,
+        code=event.code,
+        level=event.level,
+        message=event.message,
+        cluster=event.cluster_id,
+        node=event.node,
+        details=event.details,
+    )
+
+
+async def logs(
+    context: Context,
+    caller: AccountCaller,
+    name: str,
+    *,
+    node: str | None = None,
+    cursor: str | None = None,
+    limit: int = 1_000_000,
+) -> list[schemas.LogPage]:
+    """Read the log of one node from *cursor*, or of all nodes from the beginning; *limit* bytes of each."""
+    async with context.db.read() as session:
+        row = await find(session, caller.account_id, name)
+        nodes = list(
+            await session.scalars(
+                select(Node).where(Node.cluster_id == row.id, Node.launch_attempts > 0).order_by(Node.role, Node.name)
+            )
+        )
+    if node is not None:
+        short = f"{row.id}-{node}"
+        nodes = [each for each in nodes if each.name in (node, short)]
+        if not nodes:
+            raise NotFoundError(
+                f"The cluster {row.name!r} has no node {node[:60]!r} that was ever started.",
+                advice="See its nodes with: ropewalk cluster show",
+                field="node",
+            )
+    backend = await context.backends.get(row.cloud_account_id)
+    chunks = await asyncio.gather(
+        *(backend.logs(store.handle(each), cursor if node is not None else None, limit) for each in nodes)
+    )
+    return [_page(each, chunk) for each, chunk in zip(nodes, chunks, strict=True)]
+
+
+def _page(node: Node, chunk: LogChunk) -> schemas.LogPage:
+    complete = chunk.complete and node.state in _NODE_GONE
+    return schemas.LogPage(node=node.name, text=chunk.text, cursor=chunk.cursor, complete=complete)
+
+
+async def cost_of(context: Context, caller: AccountCaller, name: str) -> schemas.Cost:
+    """Return what a cluster costs."""
+    async with context.db.read() as session:
+        row = await find(session, caller.account_id, name)
+        return cost(await session.scalars(select(Node).where(Node.cluster_id == row.id)), context.clock.now())
+
+
+async def estimate_of(context: Context, caller: AccountCaller, request: schemas.ClusterCreate) -> schemas.CostEstimate:
+    """Return what such a cluster would cost per hour on the account's cloud account."""
+    spec, _, backend = await _resolved(context, caller, request)
+    return estimate(spec, backend)
