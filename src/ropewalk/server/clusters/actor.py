@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ropewalk.backends.port import Backend, ClusterRef, LaunchRequest, LaunchResult, NodeHandle, NodeShape, Sighting
-from ropewalk.errors import BackendError, FixItError, SecretsError, TryAgainError
+from ropewalk.errors import BackendError, FixItError, SecretsError, TryAgainError, UnavailableError
 from ropewalk.schemas.clusters import ClusterState, NodeRole, NodeState
 from ropewalk.server.clusters import launching, store
 from ropewalk.server.clusters.leases import Lease, LeaseLostError, fenced
@@ -107,7 +107,7 @@ class Actor:
                 except LeaseLostError:
                     log.info("lease.lost")
                     return
-                except (SQLAlchemyError, OSError, BackendError, SecretsError) as exc:
+                except (SQLAlchemyError, OSError, UnavailableError, BackendError, SecretsError) as exc:
                     self._context.metrics.reconcile_errors.labels(type(exc).__name__).inc()
                     log.warning("reconcile.failed", error=str(exc).splitlines()[0], retry_in=delay)
                     again_at = self._context.clock.now() + timedelta(seconds=delay)
@@ -395,7 +395,7 @@ class Actor:
                 if kept and cluster.reason != reason:
                     cluster.reason = reason
                     self._tell(session, cluster, EventCode.CLUSTER_ATTENTION, reason, level="warning")
-        except (LeaseLostError, SQLAlchemyError) as exc:
+        except (LeaseLostError, SQLAlchemyError, UnavailableError) as exc:
             log.info("retire.not_recorded", error=type(exc).__name__)
         finally:
             self._retiring -= names

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from ropewalk.backends.port import Backend
-from ropewalk.errors import RopewalkError
+from ropewalk.errors import RopewalkError, UnavailableError
 from ropewalk.server.clusters import leases
 from ropewalk.server.clusters.actor import Actor, Surroundings
 from ropewalk.server.clusters.observer import Observer
@@ -81,7 +81,7 @@ class Reconciler:
         await self._drop(list(self._actors))
         for observer in self._observers.values():
             await observer.stop()
-        with contextlib.suppress(SQLAlchemyError, OSError):
+        with contextlib.suppress(SQLAlchemyError, OSError, UnavailableError):
             await leases.release(self._context, self.owner)
 
     def _woken(self, topic: str) -> None:
@@ -169,7 +169,7 @@ class Reconciler:
     async def _renew(self) -> None:
         try:
             kept = await leases.renew(self._context, self.owner)
-        except (SQLAlchemyError, OSError):
+        except (SQLAlchemyError, OSError, UnavailableError):
             if time.monotonic() - self._renewed > self._context.settings.lease_seconds:
                 # Nobody knows whether they are still ours; every write is fenced, but calls to a cloud are not.
                 await self._drop(list(self._actors))
