@@ -6,19 +6,27 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from inspect import isawaitable
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
 
-async def eventually(condition: Callable[[], T | Awaitable[T]], *, within: float = 20, every: float = 0.02) -> T:
+@overload
+async def eventually(condition: Callable[[], Awaitable[T | None]], *, within: float = 20, every: float = 0.02) -> T: ...
+
+
+@overload
+async def eventually(condition: Callable[[], T | None], *, within: float = 20, every: float = 0.02) -> T: ...
+
+
+async def eventually(condition: Callable[[], Any], *, within: float = 20, every: float = 0.02) -> T:
     """Return the first true value of *condition*; fail after *within* seconds."""
     deadline = time.monotonic() + within
     while True:
         result = condition()
-        value: T = await result if isawaitable(result) else result
+        value = await result if isawaitable(result) else result
         if value:
-            return value
+            return value  # type: ignore[no-any-return] # the overloads say what it is
         assert time.monotonic() < deadline, f"not within {within} seconds: {condition}; last seen: {value!r}"
         await asyncio.sleep(every)
 

@@ -1,0 +1,274 @@
+"""Processes by pid *and* start time, so that a recycled pid is never taken for a node, let alone killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Self
+
+import psutil
+
+from ropewalk.schemas.clusters import NodeRole
+
+LINUX = sys.platform == "linux"
+TAG_VARIABLE = "ROPEWALK_NODE"
+"""Environment variable by which a node, and whatever it starts, is recognised without any file."""
+
+_OOM_SCORE = 500
+"""Of -1000 to 1000: under memory pressure the kernel ends nodes before the server and before other programs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One process, never mistaken for another that has its pid later.
+
+    ``start`` is field 22 of ``/proc/<pid>/stat`` (clock ticks since boot, immune to changes of the clock), elsewhere
+    psutil's creation time; ``boot`` is the kernel's id of this boot, empty where there is none.
+    """
+
+    pid: int
+    start: str
+    boot: str
+
+    @property
+    def cloud_id(self) -> str:
+        return f"{self.pid}@{self.start}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """What a node is, as the value of the environment variable ``ROPEWALK_NODE``."""
+
+    installation: str
+    cluster: str
+    role: NodeRole
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.installation}/{self.cluster}/{self.role}/{self.name}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Return the tag that *text* is, or None."""
+        parts = text.split("/")
+        if len(parts) != 4 or parts[2] not in tuple(NodeRole):
+            return None
+        return cls(parts[0], parts[1], NodeRole(parts[2]), parts[3])
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A living process that carries a node's tag or belongs to a session."""
+
+    identity: Identity
+    session: int
+    tag: Tag | None
+
+
+class Child(subprocess.Popen[bytes]):
+    """A node started by this process. It may outlive it, so there is nothing to warn about at the end."""
+
+    def __del__(self) -> None:
+        """Leave the process alone; Popen's own would warn, and reap at a time of its choosing."""
+
+
+_children: dict[Identity, Child] = {}
+"""Nodes whose parent this process is. Parenthood is the process's, not a backend's, so a second backend object in the
+same process can tell their exit status too."""
+
+
+@lru_cache(maxsize=1)
+def boot_id() -> str:
+    """Return the kernel's id of this boot; empty where there is none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _look_linux(pid: int) -> tuple[Identity, int] | None:
+    try:
+        # The command in parentheses may itself contain parentheses and spaces: count from the last one.
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state, session, start = fields[0], int(fields[3]), fields[19].decode()
+    return None if state in (b"Z", b"X") else (Identity(pid, start, boot_id()), session)
+
+
+def _look_psutil(pid: int) -> tuple[Identity, int] | None:
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return Identity(pid, repr(process.create_time()), ""), os.getsid(pid)
+    except (psutil.Error, ProcessLookupError, PermissionError):
+        return None
+
+
+_look = _look_linux if LINUX else _look_psutil
+
+
+def identity_of(pid: int) -> Identity | None:
+    """Return the identity of a running process; a zombie does not run."""
+    seen = _look(pid)
+    return seen[0] if seen else None
+
+
+def alive(identity: Identity) -> bool:
+    """Whether exactly this process runs."""
+    return identity_of(identity.pid) == identity
+
+
+def _tag_of(pid: int) -> Tag | None:
+    try:
+        if LINUX:
+            environ = Path(f"/proc/{pid}/environ").read_bytes()
+            start = f"{TAG_VARIABLE}=".encode()
+            for entry in environ.split(b"\0"):
+                if entry.startswith(start):
+                    return Tag.parse(os.fsdecode(entry[len(start) :]))
+            return None
+        return Tag.parse(psutil.Process(pid).environ().get(TAG_VARIABLE, ""))
+    except (OSError, psutil.Error):
+        return None  # gone meanwhile, or another user's, which no node of ours is
+
+
+@dataclass(slots=True)
+class Table:
+    """One look at all processes of the machine, taken when it is first needed; costs some 50 us per process."""
+
+    _seen: list[Process] | None = field(default=None, repr=False)
+
+    def processes(self) -> Sequence[Process]:
+        """Return every process that runs, except this one."""
+        if self._seen is None:
+            self._seen = []
+            for pid in psutil.pids():
+                seen = _look(pid) if pid != os.getpid() else None
+                if seen is not None:
+                    self._seen.append(Process(seen[0], seen[1], _tag_of(pid)))
+        return self._seen
+
+    def members(self, tag: Tag, leader: Identity | None) -> list[Identity]:
+        """Return what belongs to a node: what carries its tag, or is in the session that its process leads.
+
+        The session counts only as long as its leader lives: afterwards its number may be another program's.
+        """
+        living = leader is not None and any(process.identity == leader for process in self.processes())
+        session = leader.pid if leader is not None and living else None
+        return [process.identity for process in self.processes() if process.tag == tag or process.session == session]
+
+    def leader(self, tag: Tag) -> Identity | None:
+        """Return the process that was started as the node *tag*: it leads its session."""
+        for process in self.processes():
+            if process.tag == tag and process.session == process.identity.pid:
+                return process.identity
+        return None
+
+    def tags(self, installation: str) -> set[Tag]:
+        """Return the nodes of *installation* that have a process."""
+        tags = (process.tag for process in self.processes())
+        return {tag for tag in tags if tag is not None and tag.installation == installation}
+
+
+def send(identity: Identity, number: signal.Signals) -> None:
+    """Send a signal to exactly this process; if it is gone there is nothing to do."""
+    with contextlib.suppress(ProcessLookupError):
+        if not hasattr(os, "pidfd_open"):
+            if alive(identity):
+                os.kill(identity.pid, number)
+            return
+        descriptor = os.pidfd_open(identity.pid)
+        try:
+            # The descriptor keeps meaning the same process, so a check after opening it has no gap.
+            if alive(identity):
+                signal.pidfd_send_signal(descriptor, number)
+        finally:
+            os.close(descriptor)
+
+
+def kill(identities: Iterable[Identity]) -> None:
+    """End processes by force; works on stopped ones too."""
+    for identity in identities:
+        send(identity, signal.SIGKILL)
+
+
+def spawn(
+    command: Sequence[str], *, environ: Mapping[str, str], cwd: Path, log: IO[bytes], keep: Sequence[int]
+) -> Identity:
+    """Start a process in a session of its own, with no descriptor of ours but *log* and *keep*.
+
+    Raises:
+        OSError: it could not be started.
+    """
+    child = Child(
+        command,
+        env=dict(environ),
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        pass_fds=tuple(keep),
+        umask=0o077,
+    )
+    # Not reaped yet, so its pid cannot have been recycled, even if it has ended already.
+    identity = _identity_of_child(child.pid)
+    _children[identity] = child
+    _restrain(child.pid)
+    return identity
+
+
+def _identity_of_child(pid: int) -> Identity:
+    if LINUX:
+        start = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19].decode()
+        return Identity(pid, start, boot_id())
+    return Identity(pid, repr(psutil.Process(pid).create_time()), "")
+
+
+def _restrain(pid: int) -> None:
+    """Forbid core dumps, which hold keys; die before the server. From outside: code after fork is not safe."""
+    if not LINUX:
+        return
+    import resource  # noqa: PLC0415 - not on every platform
+
+    with contextlib.suppress(OSError, ProcessLookupError):
+        resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
+        Path(f"/proc/{pid}/oom_score_adj").write_text(str(_OOM_SCORE))
+
+
+def exit_code(identity: Identity) -> int | None:
+    """Return the exit status, or minus the signal, of a child of this process that ended; else None."""
+    child = _children.get(identity)
+    return None if child is None else child.poll()
+
+
+def forget(identity: Identity) -> None:
+    """Free what is kept of a child whose end is on record."""
+    child = _children.get(identity)
+    if child is not None and child.poll() is not None:
+        del _children[identity]
+
+
+def describe_exit(code: int | None, *, asked: bool) -> str:
+    """Say how a process ended, as a sentence."""
+    if asked:
+        return "It was asked to stop."
+    if code is None:
+        return "It ended while no server watched, so its exit status is unknown; its log may say why."
+    if code >= 0:
+        return f"It ended with exit status {code}; its log may say why."
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = "unknown"
+    advice = " The machine may have run out of memory." if -code == signal.SIGKILL else " Its log may say why."
+    return f"It was ended by signal {-code} ({name}).{advice}"

@@ -1,0 +1,539 @@
+"""A cloud that exists only in this process, with faults on demand. Shipped, so that users can test against it too.
+
+::
+
+    cloud = MemoryCloud()
+    backend = MemoryBackend(cloud)
+    cloud.launch_latency = 30                                         # seconds until a launched node runs
+    cloud.inject("launch", TryAgainError("throttled"), times=2)       # two calls fail, without an effect
+    cloud.inject("launch", TryAgainError("timed out"), effect=True)   # one takes effect, but its answer is lost
+    cloud.inject("launch", FixItError("no quota"), node="*-3")        # one node of a batch is refused
+    cloud.inject("stop", effect=False)                                # one stop is accepted and ignored
+    cloud.inject("observe", node="w-1", effect=False, times=None)     # unknown for ever
+    backend.kill("w-2", exit_code=-9)
+
+What has happened is in the :class:`MemoryCloud`, which outlives the backend: make another backend on it to play the
+restart of a server. Time is a pair of functions, so that a test can pass a fake one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import socket
+import ssl
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from dask.utils import format_bytes
+
+from ropewalk.backends import logtext, simulated
+from ropewalk.backends.changes import Changes
+from ropewalk.backends.port import (
+    SCHEDULER_PORT,
+    Answer,
+    Capabilities,
+    LaunchRequest,
+    LaunchResult,
+    LogChunk,
+    NodeHandle,
+    NodeLaunch,
+    NodeShape,
+    Observation,
+    Resource,
+    Sighting,
+)
+from ropewalk.errors import BackendError, FixItError, TryAgainError
+from ropewalk.schemas.cloud_accounts import CheckItem, CheckReport, CheckStatus
+from ropewalk.schemas.clusters import GIB, NodeRole
+
+__all__ = ["MemoryBackend", "MemoryCloud"]
+
+_T = TypeVar("_T")
+
+_VERSIONS: Mapping[str, str] = {"python": "3.11.0", "dask": "0", "distributed": "0"}
+
+
+@dataclass(slots=True)
+class _Fault:
+    """Something that goes wrong with calls of one method; see :meth:`MemoryCloud.inject`."""
+
+    method: str
+    error: BackendError | None
+    node: str | None
+    skip: int
+    times: int | None
+    effect: bool
+    delay: float
+
+    def applies(self, method: str, node: str | None) -> bool:
+        """Whether it concerns this call; counts it if so."""
+        if self.method != method or (self.node is None) is not (node is None) or self.times == 0:
+            return False
+        if node is not None and not fnmatch.fnmatchcase(node, self.node or ""):
+            return False
+        if self.skip:
+            self.skip -= 1
+            return False
+        if self.times is not None:
+            self.times -= 1
+        return True
+
+
+@dataclass(slots=True)
+class _Node:
+    """A simulated node; times in seconds of the cloud's clock."""
+
+    cluster: _Cluster
+    launch: NodeLaunch = field(repr=False)
+    cloud_id: str
+    visible_at: float
+    runs_at: float
+    ends_at: float = float("inf")
+    exit_code: int | None = None
+    reason: str | None = None
+    log: bytearray = field(default_factory=bytearray, repr=False)
+
+    @property
+    def address(self) -> str | None:
+        scheduler = self.launch.role is NodeRole.SCHEDULER
+        return f"tls://{self.launch.name}.memory.invalid:{SCHEDULER_PORT}" if scheduler else None
+
+    @property
+    def handle(self) -> NodeHandle:
+        return NodeHandle(self.launch.name, self.cluster.id, self.launch.role, self.cloud_id)
+
+    def running(self, now: float) -> bool:
+        return self.runs_at <= now < self.ends_at
+
+    def end(self, at: float, exit_code: int | None, reason: str) -> None:
+        """End at a time, unless it ends sooner."""
+        if at < self.ends_at:
+            self.ends_at, self.exit_code, self.reason = at, exit_code, reason
+
+    def sighting(self, now: float) -> Sighting:
+        name = self.launch.name
+        if now < self.visible_at:
+            return Sighting(name, Answer.UNKNOWN, reason="The cloud does not show it yet.")
+        if now >= self.ends_at:
+            return Sighting(name, Answer.GONE, self.cloud_id, self.address, self.exit_code, self.reason)
+        waits = "It is being provisioned." if now < self.runs_at else None
+        return Sighting(name, Answer.RUNNING, self.cloud_id, self.address, reason=waits)
+
+
+class _Cluster:
+    """The nodes of one cluster, and what its simulated scheduler says."""
+
+    def __init__(self, cluster_id: str, cloud: MemoryCloud) -> None:
+        self.id = cluster_id
+        self._cloud = cloud
+        self.nodes: dict[str, _Node] = {}
+        self.changes = Changes(cloud.now, cloud.sleep)
+        self.overrides: dict[str, Any] = {}
+        self.adaptive: Mapping[str, int] | None = None
+        self.limits: dict[str, Any] = {}
+        self.retired: set[str] = set()
+        self._context: ssl.SSLContext | None = None
+
+    @property
+    def scheduler(self) -> _Node | None:
+        """The scheduler that was launched last."""
+        found = [node for node in self.nodes.values() if node.launch.role is NodeRole.SCHEDULER]
+        return found[-1] if found else None
+
+    def connected(self) -> list[str]:
+        """Return the names of the workers that the scheduler has, oldest first."""
+        now = self._cloud.now()
+        nodes = self.nodes.values()
+        return [n.launch.name for n in nodes if n.launch.role is NodeRole.WORKER and n.running(now)]
+
+    def status(self) -> Mapping[str, Any] | None:
+        scheduler = self.scheduler
+        if scheduler is None or not scheduler.running(self._cloud.now()):
+            return None
+        workers = sorted(self.connected())
+        return {
+            "v": 1,
+            "workers": workers,
+            "addresses": {name: f"tls://{name}.memory.invalid:9000" for name in workers},
+            "closing": None,
+            "clients": 0,
+            "target": self.adaptive["minimum"] if self.adaptive else None,
+            "dashboard_port": None,
+            "versions": dict(_VERSIONS),
+            "retired": sorted(self.retired),
+            **self.overrides,
+        }
+
+    def choose(self, count: int) -> list[str]:
+        return self.connected()[::-1][:count]
+
+    def retire(self, names: list[str]) -> list[str]:
+        here = set(self.connected())
+        retired = [name for name in names if name in here]
+        for name in retired:
+            self._cloud.end(name, exit_code=0, reason="It was retired.", after=self._cloud.stop_latency)
+        self.retired |= set(names)
+        self.changes.mark()
+        return retired
+
+    def configure(self, adaptive: Mapping[str, int] | None, limits: Mapping[str, Any]) -> None:
+        self.adaptive = adaptive
+        self.limits |= limits
+        self.changes.mark()
+
+    def context(self) -> ssl.SSLContext:
+        """Return the scheduler's TLS; made at the first connection, so that clusters stay cheap."""
+        if self._context is None and self.scheduler is not None:
+            self.adaptive = self.adaptive or self.scheduler.launch.config.get("adaptive")
+            self._context = simulated.server_context(self.scheduler.launch.config["tls"])
+        if self._context is None:
+            raise TryAgainError("There is no scheduler to connect to.")
+        return self._context
+
+
+class MemoryCloud:
+    """What exists, what will go wrong, and what was asked; shared by all backends made on it.
+
+    Args:
+        now: A monotonic time in seconds.
+        sleep: Waits for so many seconds of that time.
+        capabilities: What backends declare.
+        max_memory: Bytes of the largest node.
+        core_hour_price: Per core and hour.
+        gib_hour_price: Per GiB of memory and hour.
+
+    Attributes:
+        launch_latency: Seconds from a launch until the node runs.
+        visibility_delay: Seconds from a launch until ``observe`` and ``inventory`` know of it.
+        stop_latency: Seconds from a stop until the node is gone.
+        call_latency: Seconds that every call takes.
+        calls: Number of calls of each method.
+    """
+
+    def __init__(
+        self,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        capabilities: Capabilities | None = None,
+        max_memory: int = 1024 * GIB,
+        core_hour_price: float = 0.04,
+        gib_hour_price: float = 0.005,
+    ) -> None:
+        self.now = now
+        self.sleep = sleep
+        self.capabilities = capabilities or Capabilities()
+        self.max_memory = max_memory
+        self.core_hour_price = core_hour_price
+        self.gib_hour_price = gib_hour_price
+        self.launch_latency = self.visibility_delay = self.stop_latency = self.call_latency = 0.0
+        self.calls: Counter[str] = Counter()
+        self.changes = Changes(now, sleep)
+        self._clusters: dict[str, _Cluster] = {}
+        self._nodes: dict[str, _Node] = {}
+        self._forbidden: set[str] = set()
+        self._faults: list[_Fault] = []
+        self._lock = threading.RLock()
+
+    def inject(
+        self,
+        method: str,
+        error: BackendError | None = None,
+        *,
+        node: str | None = None,
+        skip: int = 0,
+        times: int | None = 1,
+        effect: bool = False,
+        delay: float = 0.0,
+    ) -> None:
+        """Make calls of *method* go wrong.
+
+        Args:
+            method: Name of the method of the backend.
+            error: What it raises, or for *node* in ``launch`` what its result has. None: it seems to succeed.
+            node: Pattern of node names that it concerns, within ``launch``, ``stop`` and ``observe``, each node counted
+                by itself. None: it concerns whole calls.
+            skip: So many calls (or nodes) go well first.
+            times: How many calls (or nodes) go wrong; None: all.
+            effect: Whether what was asked takes place all the same. ``observe`` without effect says unknown.
+            delay: Seconds that the call takes.
+        """
+        self._faults.append(_Fault(method, error, node, skip, times, effect, delay))
+
+    def heal(self) -> None:
+        """Forget all faults that were injected."""
+        self._faults.clear()
+
+    def poke(self) -> None:
+        """Let everyone who waits look again, as after moving a fake clock."""
+        self.changes.mark()
+        for cluster in list(self._clusters.values()):
+            cluster.changes.mark()
+
+    def node_names(self, *, running: bool = True) -> list[str]:
+        """Return the names of nodes that run; or of all there ever were."""
+        now = self.now()
+        return sorted(name for name, node in self._nodes.items() if not running or node.running(now))
+
+    def node(self, name: str) -> NodeLaunch:
+        """Return what *name* was launched with, keys included."""
+        return self._nodes[name].launch
+
+    def launches(self) -> int:
+        """Return how many nodes came into being; a node that is launched again is not counted twice."""
+        return len(self._nodes)
+
+    def end(self, name: str, *, exit_code: int | None, reason: str, after: float = 0.0) -> None:
+        """Let a node end by itself, in *after* seconds."""
+        with self._lock:
+            node = self._nodes[name]
+            at = self.now() + after
+            node.end(at, exit_code, reason)
+        node.cluster.changes.mark(at)
+        self.changes.mark(at)
+
+    def write_log(self, name: str, text: str | bytes) -> None:
+        """Let a node write to its log."""
+        self._nodes[name].log += text.encode() if isinstance(text, str) else text
+
+    def set_status(self, cluster: str, **status: Any) -> None:
+        """Let a cluster's scheduler say *status*, for example ``closing="idle_timeout"`` or ``target=3``."""
+        self.cluster(cluster).overrides |= status
+        self.cluster(cluster).changes.mark()
+
+    def configuration(self, cluster: str) -> tuple[Mapping[str, int] | None, Mapping[str, Any]]:
+        """Return the adaptive bounds and limits that a cluster's scheduler was told last."""
+        return self.cluster(cluster).adaptive, self.cluster(cluster).limits
+
+    # What follows is the backends' side.
+
+    def cluster(self, cluster_id: str) -> _Cluster:
+        with self._lock:
+            if cluster_id not in self._clusters:
+                self._clusters[cluster_id] = _Cluster(cluster_id, self)
+            return self._clusters[cluster_id]
+
+    def fault(self, method: str, node: str | None = None) -> _Fault | None:
+        """Return the fault that concerns this call or node, if there is one."""
+        with self._lock:
+            return next((fault for fault in self._faults if fault.applies(method, node)), None)
+
+    def create(self, request: LaunchRequest, launch: NodeLaunch) -> _Node:
+        """Bring a node into being, unless it is or was there.
+
+        Raises:
+            FixItError: it was asked to stop before.
+        """
+        with self._lock:
+            if launch.name in self._nodes:
+                return self._nodes[launch.name]
+            if launch.name in self._forbidden:
+                raise FixItError(
+                    f"The node {launch.name} was asked to stop before it was launched.",
+                    advice="Launch another under a new name.",
+                )
+            now, cluster = self.now(), self.cluster(request.cluster.id)
+            visible, runs = now + self.visibility_delay, now + self.launch_latency
+            node = _Node(cluster, launch, f"memory-{len(self._nodes)}", visible, runs)
+            self._nodes[launch.name] = cluster.nodes[launch.name] = node
+        cluster.changes.mark(visible, runs)
+        self.changes.mark(visible, runs)
+        return node
+
+    def stop(self, name: str) -> None:
+        with self._lock:
+            self._forbidden.add(name)
+            known = name in self._nodes
+        if known:
+            self.end(name, exit_code=0, reason="It was asked to stop.", after=self.stop_latency)
+
+    def sighting(self, name: str) -> Sighting:
+        node = self._nodes.get(name)
+        return Sighting(name, Answer.GONE, reason="It does not exist.") if node is None else node.sighting(self.now())
+
+    def living(self) -> list[NodeHandle]:
+        now = self.now()
+        nodes = list(self._nodes.values())
+        return [node.handle for node in nodes if node.visible_at <= now < node.ends_at]
+
+    def log(self, name: str) -> bytes:
+        node = self._nodes.get(name)
+        return b"" if node is None else bytes(node.log)
+
+
+class MemoryBackend:
+    """Runs pretended nodes in a :class:`MemoryCloud`; its schedulers are linkable, its clusters do no work."""
+
+    def __init__(self, cloud: MemoryCloud | None = None) -> None:
+        self.cloud = cloud or MemoryCloud()
+        self._seen = self.cloud.changes.version
+        self._serving: set[asyncio.Task[None]] = set()
+
+    @property
+    def kind(self) -> str:
+        return "memory"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self.cloud.capabilities
+
+    @property
+    def calls(self) -> Counter[str]:
+        """Number of calls of each method, by every backend of the same cloud."""
+        return self.cloud.calls
+
+    def kill(self, name: str, *, exit_code: int | None = -9, reason: str = "It died.") -> None:
+        """Let a node end by itself: with an exit status, or minus the signal."""
+        self.cloud.end(name, exit_code=exit_code, reason=reason)
+
+    def set_status(self, cluster: str, **status: Any) -> None:
+        """Let a cluster's scheduler say *status*, for example ``closing="idle_timeout"`` or ``target=3``."""
+        self.cloud.set_status(cluster, **status)
+
+    def validate(self, shape: NodeShape, role: NodeRole, options: Mapping[str, Any]) -> None:
+        for option in options:
+            raise FixItError(f"There is no backend option {option[:60]!r}.", field=f"backend_options.{option[:60]}")
+        if shape.gpu and not self.capabilities.gpu:
+            raise FixItError("There are no GPUs here.", field=f"{role}_gpu", advice="Leave it out.")
+        if shape.memory > self.cloud.max_memory:
+            most = format_bytes(self.cloud.max_memory)
+            raise FixItError(
+                f"A {role} with {format_bytes(shape.memory)} of memory is more than the {most} that there are.",
+                field=f"{role}_memory",
+                advice=f"Ask for at most {most}.",
+            )
+
+    def hourly_price(self, shape: NodeShape, *, spot: bool = False) -> tuple[float, str]:
+        price = shape.cpu * self.cloud.core_hour_price + shape.memory / GIB * self.cloud.gib_hour_price
+        # A third is what spot capacity costs in many regions; here it only has to differ.
+        return (price / 3 if spot else price), "USD"
+
+    async def check(self) -> CheckReport:
+        await self._call("check")
+        item = CheckItem(name="memory", status=CheckStatus.OK, message="Pretended nodes can run in this process.")
+        return CheckReport(checked_at=datetime.now(UTC), items=[item])
+
+    async def prepare(self) -> AsyncIterator[Resource]:
+        await self._call("prepare")
+        yield Resource("cloud", "memory")
+
+    async def teardown(self, resources: Sequence[Resource]) -> AsyncIterator[Resource]:
+        await self._call("teardown")
+        for resource in resources:
+            yield resource
+
+    async def launch(self, request: LaunchRequest) -> Sequence[LaunchResult]:
+        lost = await self._call("launch")
+        if lost is not None and not lost.effect:
+            return _finish(lost, [LaunchResult(node.name, cloud_id="memory-lost") for node in request.nodes])
+        known = request.scheduler is not None or any(node.role is NodeRole.SCHEDULER for node in request.nodes)
+        results = [
+            self._launch(request, node) if known or node.role is NodeRole.SCHEDULER else _no_scheduler(node)
+            for node in request.nodes
+        ]
+        return _finish(lost, results)
+
+    def _launch(self, request: LaunchRequest, launch: NodeLaunch) -> LaunchResult:
+        fault = self.cloud.fault("launch", launch.name)
+        try:
+            if fault is None or fault.effect:
+                node = self.cloud.create(request, launch)
+                result = LaunchResult(launch.name, node.cloud_id, node.address)
+            else:
+                result = LaunchResult(launch.name, cloud_id="memory-lost")
+        except BackendError as exc:
+            return LaunchResult(launch.name, error=exc)
+        return result if fault is None or fault.error is None else LaunchResult(launch.name, error=fault.error)
+
+    async def stop(self, nodes: Sequence[NodeHandle]) -> None:
+        lost = await self._call("stop")
+        refused: BackendError | None = None
+        for node in nodes if lost is None or lost.effect else ():
+            fault = self.cloud.fault("stop", node.name)
+            if fault is None or fault.effect:
+                self.cloud.stop(node.name)
+            refused = (fault.error if fault is not None else None) or refused
+        _finish(lost, None)
+        if refused is not None:
+            raise refused
+
+    async def observe(self, nodes: Sequence[NodeHandle]) -> Observation:
+        lost = await self._call("observe")
+        blind = lost is not None and not lost.effect
+        _finish(lost, None)
+        return Observation({node.name: self._sighting(node.name, blind=blind) for node in nodes})
+
+    def _sighting(self, name: str, *, blind: bool) -> Sighting:
+        fault = self.cloud.fault("observe", name)
+        if blind or (fault is not None and not fault.effect):
+            reason = str(fault.error) if fault is not None and fault.error else "The cloud did not answer."
+            return Sighting(name, Answer.UNKNOWN, reason=reason)
+        return self.cloud.sighting(name)
+
+    async def changed(self) -> None:
+        """Return when something may have changed. One task at a time waits, and each change ends one wait."""
+        self._seen = await self.cloud.changes.wait(self._seen)
+
+    async def inventory(self) -> Sequence[NodeHandle]:
+        lost = await self._call("inventory")
+        return _finish(lost, self.cloud.living())
+
+    async def logs(self, node: NodeHandle, cursor: str | None = None, limit: int = 1_000_000) -> LogChunk:
+        lost = await self._call("logs")
+        _finish(lost, None)
+        gone = self.cloud.sighting(node.name).answer is Answer.GONE
+        offset = logtext.offset_of(cursor)
+        raw = self.cloud.log(node.name)[offset : offset + logtext.room(limit)]
+        return logtext.cut(raw, offset, limit, gone=gone)
+
+    async def connect(self, scheduler: NodeHandle, address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        lost = await self._call("connect")
+        _finish(lost, None)
+        cluster = self.cloud.cluster(scheduler.cluster)
+        running = cluster.scheduler
+        if cluster.status() is None or running is None or running.launch.name != scheduler.name:
+            raise TryAgainError(
+                f"The scheduler {scheduler.name} does not accept connections at {address}.",
+                advice="It may still be starting, or have ended; its log says which.",
+            )
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        task = asyncio.ensure_future(simulated.serve(cluster, cluster.context(), theirs))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+        return await asyncio.open_connection(sock=ours)
+
+    async def close(self) -> None:
+        """End this process's connections; nodes go on."""
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+
+    async def _call(self, method: str) -> _Fault | None:
+        """Count a call, let it take its time, and fail it; returns a fault that is not over with that."""
+        self.cloud.calls[method] += 1
+        fault = self.cloud.fault(method)
+        delay = self.cloud.call_latency + (fault.delay if fault else 0.0)
+        if delay:
+            await self.cloud.sleep(delay)
+        if fault is not None and fault.error is not None and not fault.effect:
+            raise fault.error
+        return fault
+
+
+def _finish(lost: _Fault | None, result: _T) -> _T:
+    """Answer a call; or lose the answer, now that it took effect."""
+    if lost is not None and lost.error is not None:
+        raise lost.error
+    return result
+
+
+def _no_scheduler(node: NodeLaunch) -> LaunchResult:
+    error = TryAgainError("Workers were not started, because their scheduler could not be.")
+    return LaunchResult(node.name, error=error)
