@@ -25,9 +25,9 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from ropewalk.errors import AuthenticationError
 from ropewalk.server.context import Context
 from ropewalk.server.identity import access
-from ropewalk.server.identity.permissions import AccountCaller, Caller, Permission, Scope
+from ropewalk.server.identity.permissions import AccountCaller, Caller, Guard, Permission, Scope
 
-__all__ = ["ContextDep", "Gate", "get_context", "public", "require"]
+__all__ = ["ContextDep", "Gate", "address_of", "get_context", "public", "require"]
 
 _bearer = HTTPBearer(auto_error=False, bearerFormat="rwt_…", description="A token: `ropewalk login` makes one.")
 
@@ -41,10 +41,8 @@ ContextDep = Annotated[Context, Depends(get_context)]
 
 
 @dataclass(frozen=True)
-class Gate:
-    """Lets a request through, or not. :func:`require` and :func:`public` make these."""
-
-    permission: Permission
+class Gate(Guard):
+    """Looks at bearer tokens. :func:`require` and :func:`public` make these."""
 
     async def open_to_all(self) -> None:
         """Let everybody through; exists so that the route's permission can be found."""
@@ -94,6 +92,11 @@ def public(permission: Permission) -> Any:
     if permission.scope is not Scope.PUBLIC:
         raise ValueError(f"{permission} is not open to all: declare it with require()")
     return Depends(Gate(permission).open_to_all)
+
+
+def address_of(request: Request) -> str | None:
+    """Return the address that a request came from; behind a trusted proxy, uvicorn puts the client's there."""
+    return None if request.client is None else request.client.host
 
 
 def _token(credentials: HTTPAuthorizationCredentials | None) -> str:

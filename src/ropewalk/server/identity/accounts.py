@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import and_, func, select
 from sqlalchemy.exc import IntegrityError
 
-from ropewalk.errors import ConflictError, NotFoundError
+from ropewalk.errors import ConflictError
 from ropewalk.schemas.clusters import ClusterState
 from ropewalk.schemas.identity import Account as AccountSchema
 from ropewalk.schemas.identity import AccountCreate, AccountKind, AccountUpdate, MemberRole
@@ -80,12 +80,10 @@ async def create_account(context: Context, caller: Caller, request: AccountCreat
         return await _one(context, session, caller, row.id)
 
 
-async def update_account(context: Context, caller: Caller, slug: str, request: AccountUpdate) -> AccountSchema:
+async def update_account(context: Context, caller: AccountCaller, request: AccountUpdate) -> AccountSchema:
     """Change an account's limit; a limit of null is the installation's default."""
     async with context.db.transaction() as session:
-        row = await session.scalar(select(Account).where(Account.slug == slug).with_for_update())
-        if row is None:
-            raise NotFoundError(f"There is no account {slug[:60]!r}.", field="account")
+        row = await session.get_one(Account, caller.account_id, with_for_update=True)
         if "core_limit" in request.model_fields_set and request.core_limit != row.core_limit:
             row.core_limit = request.core_limit
             limit = "the default" if request.core_limit is None else f"{request.core_limit} cores"

@@ -1,7 +1,7 @@
 """Password hashes: argon2id with the parameters that argon2-cffi recommends (RFC 9106, section 4, second choice).
 
-A hash takes some 50 ms and 64 MiB, so they are computed in two threads of their own: the event loop goes on, and a flood
-of logins neither fills the memory nor starves the rest of the server.
+A hash takes some 50 ms and 64 MiB, so they are computed in two threads of their own: the event loop goes on, and a
+flood of logins neither fills the memory nor starves the rest of the server.
 """
 
 from __future__ import annotations

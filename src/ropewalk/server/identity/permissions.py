@@ -10,7 +10,7 @@ from types import MappingProxyType
 from ropewalk.errors import PermissionDeniedError
 from ropewalk.schemas.identity import MemberRole
 
-__all__ = ["ROLE_PERMISSIONS", "AccountCaller", "Caller", "Permission", "Role", "Scope"]
+__all__ = ["ROLE_PERMISSIONS", "AccountCaller", "Caller", "Guard", "Permission", "Role", "Scope"]
 
 
 class Scope(StrEnum):
@@ -49,6 +49,7 @@ class Permission(StrEnum):
     SELF_SESSION_END = "self:session:end"
 
     ACCOUNT_DETAILS_READ = "account:details:read"
+    ACCOUNT_LIMITS_SET = "account:limits:set"
     ACCOUNT_MEMBERS_READ = "account:members:read"
     ACCOUNT_MEMBERS_SET = "account:members:set"
     ACCOUNT_MEMBERS_REMOVE = "account:members:remove"
@@ -72,7 +73,6 @@ class Permission(StrEnum):
     INSTALLATION_USERS_UPDATE = "installation:users:update"
     INSTALLATION_ACCOUNTS_READ = "installation:accounts:read"
     INSTALLATION_ACCOUNTS_CREATE = "installation:accounts:create"
-    INSTALLATION_ACCOUNTS_UPDATE = "installation:accounts:update"
     INSTALLATION_CLUSTERS_READ = "installation:clusters:read"
     INSTALLATION_HOSTED_READ = "installation:hosted:read"
     INSTALLATION_HOSTED_UPDATE = "installation:hosted:update"
@@ -110,7 +110,8 @@ _ADMIN_ONLY = frozenset(
 
 _ANONYMOUS = _of(Scope.PUBLIC)
 _USER = _ANONYMOUS | _of(Scope.SELF)
-_ADMIN = _USER | _of(Scope.ACCOUNT)
+_OPERATOR_ONLY = frozenset({Permission.ACCOUNT_LIMITS_SET})
+_ADMIN = (_USER | _of(Scope.ACCOUNT)) - _OPERATOR_ONLY
 
 ROLE_PERMISSIONS: Mapping[Role, frozenset[Permission]] = MappingProxyType(
     {
@@ -121,6 +122,13 @@ ROLE_PERMISSIONS: Mapping[Role, frozenset[Permission]] = MappingProxyType(
         Role.OPERATOR: frozenset(Permission),
     }
 )
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What stands before a route and lets a request through or not: declares the route's one permission."""
+
+    permission: Permission
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +160,7 @@ class Caller:
         """
         if self.may(permission):
             return
-        who = "an administrator of the account" if permission.scope is Scope.ACCOUNT else "an operator"
+        who = "an administrator of the account" if permission in ROLE_PERMISSIONS[Role.ADMIN] else "an operator"
         raise PermissionDeniedError(
             message or f"This needs the permission {permission}, which {self.username!r} does not have here.",
             advice=advice or f"Ask {who} to do it, or to change your role.",

@@ -1,9 +1,9 @@
 """Slows down guessing: each failure beyond a few doubles the time until the next try.
 
 Failures are counted for a user at an address, and for an address whatever the user. They are kept in the database and
-not in memory, since several servers may share one PostgreSQL and a restart must not give an attacker new tries; the row
-costs nothing beside the argon2 hash that it goes with. A try is counted before the password is looked at, so many at the
-same time gain nothing. Nobody can lock out a user at another address.
+not in memory, since several servers may share one PostgreSQL and a restart must not give an attacker new tries; the
+row costs nothing beside the argon2 hash that it goes with. A try is counted before the password is looked at, so many
+at the same time gain nothing. Nobody can lock out a user at another address.
 """
 
 from __future__ import annotations
