@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
 
+from ropewalk.server.app import create_app
 from ropewalk.server.cloud_accounts.registry import Backends
 from ropewalk.server.context import Context
 from ropewalk.server.db import migrate
@@ -18,6 +20,7 @@ from ropewalk.server.db.engine import Database
 from ropewalk.server.secrets import Vault, generate_key
 from ropewalk.server.settings import Settings
 from ropewalk.server.wakeups import Wakeups
+from tests.support.api import Api
 from tests.support.clock import FakeClock
 from tests.support.postgres import NoPostgresError, PostgresServer, in_thread, postgres_server
 
@@ -122,3 +125,24 @@ async def context(settings: Settings, database: Database, vault: Vault, clock: F
     backends.bind(database, settings.data_dir)
     yield Context(settings, database, vault, clock, backends, Wakeups(database))
     await backends.close()
+
+
+@pytest.fixture
+def backends() -> Backends:
+    """The backends of the application; a test module may override it with ones in memory."""
+    return Backends()
+
+
+@pytest.fixture
+async def app(settings: Settings, clock: FakeClock, backends: Backends) -> AsyncIterator[FastAPI]:
+    """The whole application, started, on a fake clock."""
+    made = create_app(settings, clock=clock, backends=backends)
+    async with made.router.lifespan_context(made):
+        yield made
+
+
+@pytest.fixture
+async def api(app: FastAPI) -> AsyncIterator[Api]:
+    """Requests to :func:`app`, and people to send them."""
+    async with Api(app) as made:
+        yield made

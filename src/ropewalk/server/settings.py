@@ -24,8 +24,10 @@ from ropewalk.errors import SettingsError
 
 ENV_PREFIX = "ROPEWALK_"
 
-_OTHER_VARIABLES = frozenset({"ROPEWALK_CONFIG", "ROPEWALK_DEBUG", "ROPEWALK_NODE_CONFIG"})
-"""Ours, but not settings: where the TOML file is, tracebacks of the command line, and what a node reads."""
+_OTHER_VARIABLES = frozenset(
+    f"ROPEWALK_{name}" for name in ("CONFIG", "DEBUG", "LOGIN_TOKEN", "NEW_PASSWORD", "NODE", "NODE_CONFIG", "PASSWORD")
+)
+"""Ours, but not settings: where the TOML file is, what the command line and nodes read."""
 
 HIDDEN = "********"
 

@@ -10,6 +10,7 @@ import io
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -53,9 +54,10 @@ def config(**attributes: object) -> Config:
     return made
 
 
-def revisions() -> list[str]:
+@cache
+def revisions() -> tuple[str, ...]:
     """Return all revisions, oldest first. They form one line, without branches."""
-    return [step.revision for step in ScriptDirectory.from_config(config()).walk_revisions()][::-1]
+    return tuple(step.revision for step in ScriptDirectory.from_config(config()).walk_revisions())[::-1]
 
 
 def head() -> str:
@@ -161,7 +163,7 @@ def _state(connection: Connection) -> SchemaState:
             advice="Run that newer version, or restore a backup made before it was installed.",
             details={"revision": revision},
         )
-    pending = tuple(known[known.index(revision) + 1 if revision else 0 :])
+    pending = known[known.index(revision) + 1 if revision else 0 :]
     if revision is None and tables - {"alembic_version"}:
         raise DatabaseError(
             "The database holds tables that are not Ropewalk's.",

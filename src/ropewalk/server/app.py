@@ -1,0 +1,145 @@
+"""The web application: everything of one server, put together."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from ropewalk._version import __version__
+from ropewalk.schemas.common import ErrorResponse
+from ropewalk.server.api import (
+    accounts,
+    audit,
+    cloud_accounts,
+    clusters,
+    configurations,
+    errors,
+    health,
+    identity,
+)
+from ropewalk.server.api.middleware import BodyLimit, Requests
+from ropewalk.server.clock import Clock, SystemClock
+from ropewalk.server.cloud_accounts.registry import Backends
+from ropewalk.server.clusters.reconciler import Reconciler
+from ropewalk.server.context import Context
+from ropewalk.server.datadir import make_data_dir
+from ropewalk.server.db.engine import Database
+from ropewalk.server.metrics import Metrics
+from ropewalk.server.setup import check_schema, open_vault, prepare
+from ropewalk.server.wakeups import Wakeups
+from ropewalk.server.web import device
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from fastapi.routing import APIRoute
+
+    from ropewalk.server.settings import Settings
+
+__all__ = ["create_app"]
+
+_ROUTERS = (
+    health.router,
+    identity.router,
+    accounts.router,
+    cloud_accounts.router,
+    configurations.router,
+    clusters.router,
+    audit.router,
+    device.router,
+)
+
+_TAGS = [
+    {"name": "identity", "description": "Set-up, login, your tokens, and users."},
+    {"name": "accounts", "description": "Accounts and their members."},
+    {"name": "cloud accounts", "description": "Where an account's clusters run."},
+    {"name": "configurations", "description": "Templates of clusters."},
+    {"name": "clusters", "description": "Clusters, their events, logs and cost."},
+    {"name": "audit", "description": "What was done, and by whom."},
+    {"name": "health", "description": "For the machines that look after the server."},
+    {"name": "api", "description": "This description."},
+]
+
+_ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    "default": {"model": ErrorResponse, "description": "Every error: a stable code, a sentence, and what to do next."}
+}
+
+
+def create_app(
+    settings: Settings, *, clock: Clock | None = None, backends: Backends | None = None, migrate_now: bool = False
+) -> FastAPI:
+    """Return the application; its lifespan opens the database, checks key and schema, and runs the reconciler.
+
+    Args:
+        settings: What :func:`ropewalk.server.settings.load_settings` made.
+        clock: For tests.
+        backends: For tests.
+        migrate_now: Bring an older PostgreSQL database to this version's schema, too.
+    """
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            context = await _open(
+                stack,
+                settings,
+                clock or SystemClock(),
+                backends or Backends(),
+                metrics=metrics,
+                migrate_now=migrate_now,
+            )
+            reconciler = Reconciler(context)
+            await reconciler.start()
+            stack.push_async_callback(reconciler.stop)
+            app.state.context, app.state.reconciler = context, reconciler
+            yield
+            context.stopping.set()
+
+    app = FastAPI(
+        title="Ropewalk",
+        version=__version__,
+        description="A self-hosted control plane for Dask clusters.",
+        lifespan=lifespan,
+        middleware=[
+            Middleware(Requests, metrics=metrics, secure=settings.public_url.startswith("https://")),
+            Middleware(BodyLimit),
+        ],
+        openapi_tags=_TAGS,
+        # Served by a route of ours, which declares its permission; FastAPI's page about it would need a CDN.
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=_operation_id,
+        responses=_ERROR_RESPONSES,
+    )
+    errors.add_handlers(app)
+    for router in _ROUTERS:
+        app.include_router(router)
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+async def _open(
+    stack: AsyncExitStack, settings: Settings, clock: Clock, backends: Backends, *, metrics: Metrics, migrate_now: bool
+) -> Context:
+    """Check everything that a server needs, and leave on *stack* what undoes it."""
+    make_data_dir(settings)
+    db = Database(settings.database_url)
+    stack.push_async_callback(db.close)
+    await check_schema(db, migrate_now=migrate_now)
+    vault = await open_vault(settings, db, clock.now())
+    backends.bind(db, settings.data_dir)
+    stack.push_async_callback(backends.close)
+    context = Context(settings, db, vault, clock, backends, Wakeups(db), metrics)
+    await prepare(context)
+    await context.wakeups.start()
+    stack.push_async_callback(context.wakeups.stop)
+    return context
