@@ -194,7 +194,8 @@ class World:
         row = self.rows[name]
         self.set_node(name, launch_attempts=row.launch_attempts + 1)
         if self.launch_fault == "fix_it":
-            self.set_node(name, state=NodeState.FAILED, permanent=True, stopped_at=self.now, reason="denied")
+            refused = NodeState.STOPPING if row.launch_attempts else NodeState.FAILED
+            self.set_node(name, state=refused, permanent=True, stopped_at=self.now, reason="denied", retry_at=None)
             return
         if self.launch_fault != "try_again" and name not in self.cloud:
             self.cloud[name] = Process()
@@ -385,6 +386,17 @@ def test_a_launch_that_a_person_must_fix_fails_the_cluster_with_the_reason() -> 
     assert world.cluster.state is ClusterState.FAILED
     assert world.cluster.ending is not None
     assert "denied" in world.cluster.ending.reason
+
+
+def test_a_launch_that_is_refused_after_one_that_may_have_worked_leaves_nothing_running() -> None:
+    world = World(launch_fault="lost_answer")
+    world.settle()
+    world.launch_fault = "fix_it"
+    world.now += timedelta(minutes=1)
+    world.settle()
+    assert world.state == "failed"
+    assert not world.runs(SCHEDULER)
+    assert "denied" in (world.cluster.ending.reason if world.cluster.ending else "")
 
 
 def test_a_launch_that_is_refused_for_ever_fails_a_cluster_that_never_ran() -> None:

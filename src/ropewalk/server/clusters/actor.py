@@ -418,7 +418,12 @@ def _note_started(cluster: Cluster, node: Node, result: LaunchResult, now: datet
 def _note_refused(session: AsyncSession, cluster: Cluster, node: Node, error: BackendError, now: datetime) -> None:
     node.reason = str(error)
     if isinstance(error, FixItError):
-        node.state, node.stopped_at, node.permanent = NodeState.FAILED, now, True
+        node.permanent = True
+        if node.launch_attempts > 1:
+            # This try was refused, but an earlier one may have taken effect: it must be seen to be gone.
+            node.state, node.retry_at = NodeState.STOPPING, None
+        else:
+            node.state, node.stopped_at = NodeState.FAILED, now
     else:
         delay = error.delay if isinstance(error, TryAgainError) else 1.0
         wait = min(max(delay, 2.0 ** (node.launch_attempts - 1)), LAUNCH_RETRY_LIMIT)

@@ -189,7 +189,9 @@ def _took_too_long(node: NodeView, now: datetime) -> bool:
 def _note_gone(todo: _Plan, node: NodeView) -> None:
     code = node.seen_exit_code
     facts = {"exit_code": code}
-    if node.state is NodeState.STOPPING:
+    if node.state is NodeState.STOPPING and node.permanent:
+        todo.mark(node, NodeState.FAILED, node.reason, permanent=True, **facts)
+    elif node.state is NodeState.STOPPING:
         todo.mark(node, NodeState.STOPPED, node.reason, **facts)
     elif node.role is NodeRole.SCHEDULER:
         ended = ending_of_exit(code, node.seen_reason, started=node.state is NodeState.READY)
@@ -244,12 +246,18 @@ def _start_failed(todo: _Plan) -> Ending | None:
         for node in todo.nodes(NodeState.PENDING, role=NodeRole.WORKER)
         if node.launch_attempts >= MAX_LAUNCH_ATTEMPTS and _due(node, todo.now)
     ]
-    failed = todo.nodes(NodeState.FAILED, NodeState.LOST, role=NodeRole.WORKER)
+    failed = _failed_workers(todo)
     hopeless = [node for node in failed if _permanent(todo, node)]
     if refused or hopeless or len(failed) >= MAX_START_FAILURES:
         node = (hopeless or refused or failed)[-1]
         return Ending.start_failed(f"Worker {node.name} did not start: {_last_reason(todo, node)}")
     return None
+
+
+def _failed_workers(todo: _Plan) -> list[NodeView]:
+    """Return workers that ended unasked, and those that were refused for good and must still be seen to be gone."""
+    refused = [n for n in todo.nodes(NodeState.STOPPING, role=NodeRole.WORKER) if n.permanent]
+    return todo.nodes(NodeState.FAILED, NodeState.LOST, role=NodeRole.WORKER) + refused
 
 
 def _permanent(todo: _Plan, node: NodeView) -> bool:
@@ -308,7 +316,7 @@ def _run(todo: _Plan) -> None:
 
 
 def _grow(todo: _Plan, missing: int) -> None:
-    failed = todo.nodes(NodeState.FAILED, NodeState.LOST, role=NodeRole.WORKER)
+    failed = _failed_workers(todo)
     if any(_permanent(todo, node) for node in failed):
         return  # a person has to change something first; a new wish is a new chance
     streak = _failures_in_a_row(todo, failed)
