@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from ropewalk.schemas.clusters import Cluster, ClusterDetail
 
 app = typer.Typer(no_args_is_help=True, help="Clusters: list, look into, scale, stop.")
-app.command()(streams.logs)
-app.command()(streams.events)
 
 POLL_SECONDS = 0.5
 """Between two looks at a cluster that is waited for; a look costs the server two small queries."""
@@ -215,7 +213,7 @@ def create(
         list[str] | None,
         typer.Option("--env", metavar="NAME[=VALUE]", help="For every node; without =VALUE, as it is here."),
     ] = None,
-    tag: Annotated[list[str] | None, typer.Option("--tag", metavar="KEY=VALUE")] = None,
+    tag: Annotated[list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="A tag of what is made in the cloud.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Return when it is ready; Ctrl-C stops it again.")] = False,
     account: options.Account = None,
     as_json: options.Json = False,
@@ -354,3 +352,7 @@ def _show(cluster: ClusterDetail, as_json: bool) -> None:
 def _cost(cluster: Cluster) -> str:
     cost = cluster.cost
     return f"{output.money(cost.so_far, cost.currency)} so far, {output.money(cost.per_hour, cost.currency)} per hour"
+
+
+app.command()(streams.logs)
+app.command()(streams.events)

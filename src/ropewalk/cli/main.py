@@ -134,7 +134,7 @@ def program(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    state.current.debug = debug
+    state.current = state.State(debug=debug)
 
 
 login.register(app)
