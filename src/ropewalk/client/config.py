@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 _HERE = Path(__file__).parent
-_HEADER = "# Written by `ropewalk login`; it holds your token. Other keys are kept, comments are not.\n"
+_HEADER = "# Written by ropewalk; it may hold your token. Other keys are kept, comments are not.\n"
 
 
 @cache
@@ -185,16 +185,17 @@ def config_file() -> Path:
 def save_login(server: str, token: str, *, user: str | None = None, account: str | None = None) -> Path:
     """Save a login for this and later programs; return the file, which only you can read.
 
-    Other keys of the file stay. The file is replaced at once, so that a crash leaves the old or the new one.
-
     Raises:
-        SettingsError: the file that is there is corrupted, or the place cannot be written.
+        SettingsError: as in :func:`save`.
     """
     return save({"server": server, "token": token, "user": user, "account": account})
 
 
 def save(values: Mapping[str, Any]) -> Path:
-    """Set keys of the section ``ropewalk`` (``account``, ``cluster.worker_cpu``) in the file; None takes one out.
+    """Save values of the section, such as ``cluster.worker_cpu``, for this and later programs; None takes one out.
+
+    Other keys of the file stay. The file is replaced at once, so that a crash leaves the old or the new one; only you
+    can read it.
 
     Raises:
         SettingsError: the file that is there is corrupted, or the place cannot be written.
@@ -202,33 +203,43 @@ def save(values: Mapping[str, Any]) -> Path:
     # Through a symbolic link (as in a repository of dot files) the real file is replaced, not the link.
     path = Path(os.path.realpath(config_file()))
     content = _read(path)
-    for name, value in values.items():
-        _put(content, ["ropewalk", *name.split(".")], value, path)
+    for key, value in values.items():
+        _put(content, ["ropewalk", *key.split(".")], value, path)
     try:
         _replace(path, _HEADER + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     except OSError as exc:
         raise SettingsError(
-            f"The configuration could not be saved in {path}: {exc.strerror or exc}.",
-            advice="Make it writable, point DASK_CONFIG to another directory, or set DASK_ROPEWALK__TOKEN instead.",
+            f"{path} cannot be written: {exc.strerror or exc}.",
+            advice="Make it writable, point DASK_CONFIG to another directory, or use DASK_ROPEWALK__… variables.",
             field=str(path),
         ) from None
-    dask.config.set({f"ropewalk.{name}": value for name, value in values.items()})
+    dask.config.set({f"ropewalk.{key}": _default(key) if value is None else value for key, value in values.items()})
     return path
 
 
-def _put(content: dict[str, Any], names: list[str], value: Any, path: Path) -> None:
-    for depth, name in enumerate(names[:-1], start=1):
-        content = content.setdefault(name, {})
-        if not isinstance(content, dict):
+def _put(content: dict[str, Any], keys: list[str], value: Any, path: Path) -> None:
+    *sections, last = keys
+    for section in sections:
+        below = content.get(section)
+        if below is None:
+            if value is None:
+                return
+            below = content[section] = {}
+        if not isinstance(below, dict):
             raise SettingsError(
-                f"In {path}, `{'.'.join(names[:depth])}` is not a mapping of names to values.",
-                advice="Correct or remove it.",
+                f"In {path}, `{section}` is not a mapping of names to values.",
+                advice="Correct or remove it. Nothing was changed.",
                 field=str(path),
             )
+        content = below
     if value is None:
-        content.pop(names[-1], None)
+        content.pop(last, None)
     else:
-        content[names[-1]] = value
+        content[last] = value
+
+
+def _default(key: str) -> Any:
+    return dask.config.get(f"ropewalk.{key}", default=None, config=defaults())
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -244,7 +255,7 @@ def _read(path: Path) -> dict[str, Any]:
         line = f", line {mark.line + 1}" if mark else ""
         raise SettingsError(
             f"The configuration file {path}{line}: it is not valid YAML.",
-            advice="Correct or remove it, then log in again. Nothing was changed.",
+            advice="Correct or remove it. Nothing was changed.",
             field=str(path),
         ) from None
     if loaded is None:
@@ -252,7 +263,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise SettingsError(
             f"The configuration file {path} holds a {type(loaded).__name__}, not a mapping of names to values.",
-            advice="Correct or remove it, then log in again. Nothing was changed.",
+            advice="Correct or remove it. Nothing was changed.",
             field=str(path),
         )
     return loaded

@@ -12,14 +12,14 @@ import platform
 import random
 import ssl
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from email.utils import parsedate_to_datetime
 from enum import Enum
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Generic, Self, TypeAlias, TypeVar, cast
 from urllib.parse import urlsplit
 
 import certifi
@@ -43,9 +43,12 @@ from ropewalk.errors import (
 )
 from ropewalk.schemas.common import Event
 
-__all__ = ["PREFIX", "USER_AGENT", "Api", "AsyncApi", "RetryPolicy", "check_server_url"]
+__all__ = ["PREFIX", "USER_AGENT", "Answered", "Api", "AsyncApi", "RetryPolicy", "Steps", "check_server_url"]
 
 T = TypeVar("T")
+
+Steps: TypeAlias = Generator[Call[Any], Any, T]
+"""Several calls, of which later ones depend on answers, written once for both clients: see :meth:`Api.drive`."""
 
 PREFIX = "/api/v1"
 USER_AGENT = f"ropewalk/{__version__} python/{platform.python_version()} {platform.system().lower()}"
@@ -381,6 +384,20 @@ class Api(_Core):
         with self._translated():
             return self._answer(call, self._exchange(call))
 
+    def drive(self, steps: Steps[T]) -> T:
+        """Run the calls that *steps* yields, sending it their answers; return what it returns."""
+        try:
+            call = next(steps)
+            while True:
+                try:
+                    answer = self(call)
+                except RopewalkError as exc:
+                    call = steps.throw(exc)
+                else:
+                    call = steps.send(answer)
+        except StopIteration as done:
+            return cast("T", done.value)
+
     def _exchange(self, call: Call[Any]) -> httpx.Response:
         attempt = 0
         while True:
@@ -429,11 +446,17 @@ class Api(_Core):
         finally:
             response.close()
 
-    def server_time(self) -> datetime | None:
-        """Return the server's clock from its Date header (whole seconds), or None if it sends none."""
+    def clock_skew(self) -> float | None:
+        """Return how many seconds the server's clock is ahead of ours, to about a second; None if it does not say."""
+        before = datetime.now(UTC)
         with self._translated():
             response = self._client.get(f"{self.server}/healthz")
-        return _date(response)
+        told = _date(response)
+        if told is None:
+            return None
+        middle = before + (datetime.now(UTC) - before) / 2
+        # The header is cut off to whole seconds: half of one is the best guess of what is missing.
+        return round((told - middle).total_seconds() + 0.5, 1)
 
     def close(self) -> None:
         self._client.close()
@@ -445,6 +468,15 @@ class Api(_Core):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+@dataclass(frozen=True)
+class Answered(Generic[T]):
+    """An answer and how it came: after several attempts, the effect may be of an earlier one."""
+
+    answer: T
+    status: int
+    attempts: int
 
 
 class AsyncApi(_Core):
@@ -479,16 +511,29 @@ class AsyncApi(_Core):
         Raises:
             RopewalkError: what the server reported, or why it could not be asked.
         """
-        answer, _ = await self.with_status(call)
-        return answer
+        return (await self.full(call)).answer
 
-    async def with_status(self, call: Call[T]) -> tuple[T, int]:
-        """Run *call*; return its answer and the HTTP status, which tells created from found."""
+    async def full(self, call: Call[T]) -> Answered[T]:
+        """Run *call*; return its answer, the HTTP status (which tells created from found) and the attempts it took."""
         with self._translated():
-            response = await self._exchange(call)
-            return self._answer(call, response), response.status_code
+            response, attempts = await self._exchange(call)
+            return Answered(self._answer(call, response), response.status_code, attempts)
 
-    async def _exchange(self, call: Call[Any]) -> httpx.Response:
+    async def drive(self, steps: Steps[T]) -> T:
+        """Run the calls that *steps* yields, sending it their answers; return what it returns."""
+        try:
+            call = next(steps)
+            while True:
+                try:
+                    answer = await self(call)
+                except RopewalkError as exc:
+                    call = steps.throw(exc)
+                else:
+                    call = steps.send(answer)
+        except StopIteration as done:
+            return cast("T", done.value)
+
+    async def _exchange(self, call: Call[Any]) -> tuple[httpx.Response, int]:
         attempt = 0
         while True:
             attempt += 1
@@ -501,7 +546,7 @@ class AsyncApi(_Core):
             else:
                 delay = self._again(call, attempt, response)
                 if delay is None:
-                    return response
+                    return response, attempt
             await self._sleep(delay)
 
     async def follow_events(

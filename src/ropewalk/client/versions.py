@@ -20,6 +20,7 @@ __all__ = [
     "Difference",
     "Severity",
     "VersionMismatchWarning",
+    "check_action",
     "compare",
     "describe",
     "local_versions",
@@ -64,6 +65,10 @@ PACKAGES: Mapping[str, _Rule] = {
     "blosc": _Rule(1, Severity.WARNING),
     "zstandard": _Rule(1, Severity.WARNING),
     "fsspec": _Rule(1, Severity.WARNING),
+    "scipy": _Rule(2, Severity.WARNING),
+    "scikit-learn": _Rule(2, Severity.WARNING),
+    "xarray": _Rule(2, Severity.WARNING),
+    "numba": _Rule(2, Severity.WARNING),
 }
 
 
@@ -140,6 +145,14 @@ def _advice(rows: list[tuple[str, str, str]]) -> str:
     return " ".join(advice) or "Install on the cluster what is missing there."
 
 
+def check_action(action: object) -> None:
+    """Raise an InputError unless *action* is ``warn``, ``error`` or ``ignore``."""
+    if action not in ("warn", "error", "ignore"):
+        raise InputError(
+            f"versions={action!r} is not known.", advice="Use 'warn', 'error' or 'ignore'.", field="versions"
+        )
+
+
 def report(cluster: Mapping[str, str], action: object, *, client: Mapping[str, str] | None = None) -> None:
     """Compare and act: *action* is ``warn``, ``error`` or ``ignore``.
 
@@ -147,10 +160,7 @@ def report(cluster: Mapping[str, str], action: object, *, client: Mapping[str, s
         VersionMismatchError: *action* is ``error`` and something differs.
         InputError: *action* is something else.
     """
-    if action not in ("warn", "error", "ignore"):
-        raise InputError(
-            f"versions={action!r} is not known.", advice="Use 'warn', 'error' or 'ignore'.", field="versions"
-        )
+    check_action(action)
     if action == "ignore" or not cluster:
         return
     differences = compare(local_versions() if client is None else client, cluster)

@@ -1,0 +1,133 @@
+"""The server's view of one cluster, kept up to date: events wake it, and it looks again now and then without."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import aclosing, suppress
+
+from ropewalk.client import calls
+from ropewalk.client.http import AsyncApi
+from ropewalk.errors import RopewalkError, ServerUnreachableError, UnavailableError
+from ropewalk.schemas.clusters import ClusterDetail
+from ropewalk.schemas.common import Event
+
+__all__ = ["Watch"]
+
+PASSING = (ServerUnreachableError, UnavailableError)
+"""Faults that a restart of the server causes."""
+
+
+class Watch:
+    """Follows a cluster until it has stopped, over restarts of the server.
+
+    Args:
+        api: Where to ask.
+        detail: The cluster as it was last seen.
+        on_event: Called with every event, those of before included.
+        on_change: Called with every new view.
+        poll: Seconds after which to look again without an event. A guard against lost wake-ups, no more: short while
+            somebody waits, longer afterwards.
+    """
+
+    def __init__(
+        self,
+        api: AsyncApi,
+        detail: ClusterDetail,
+        *,
+        on_event: Callable[[Event], None],
+        on_change: Callable[[ClusterDetail], None],
+        poll: float = 2.0,
+    ) -> None:
+        self.detail = detail
+        self.poll = poll
+        self.failure: RopewalkError | None = None
+        """Why it ended early: something that waiting does not cure."""
+        self.unreachable_since: float | None = None
+        """Monotonic time since when the server has not answered."""
+        self._api = api
+        self._on_event = on_event
+        self._on_change = on_change
+        self._wake = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin, on the running event loop."""
+        self._task = asyncio.create_task(self._run(), name=f"ropewalk-watch-{self.detail.name}")
+
+    async def stop(self) -> None:
+        """End; harmless if it has ended."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    @property
+    def running(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    def nudge(self) -> None:
+        """Wake whoever waits in :meth:`changed`, because something else that they wait for has changed."""
+        self._changed.set()
+
+    def look(self) -> None:
+        """Ask the server at once."""
+        self._wake.set()
+
+    async def changed(self) -> ClusterDetail:
+        """Wait for the next change and return the view.
+
+        Raises:
+            RopewalkError: the server refuses to tell.
+        """
+        if self.running:
+            await self._changed.wait()
+            self._changed.clear()
+        if self.failure is not None:
+            raise self.failure
+        return self.detail
+
+    async def _run(self) -> None:
+        follower = asyncio.create_task(self._follow())
+        try:
+            while self.detail.state.live:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), self.poll)
+                self._wake.clear()
+                await self._refresh()
+        except RopewalkError as exc:
+            self.failure = exc
+        finally:
+            follower.cancel()
+            with suppress(asyncio.CancelledError, RopewalkError):
+                await follower
+            self._changed.set()
+
+    async def _refresh(self) -> None:
+        try:
+            self.detail = await self._api(calls.get_cluster(self.detail.account, self.detail.id))
+        except PASSING:
+            self.unreachable_since = self.unreachable_since or time.monotonic()
+        else:
+            self.unreachable_since = None
+            self._on_change(self.detail)
+        self._changed.set()
+
+    async def _follow(self) -> None:
+        """Turn events into wake-ups. Without them, polling goes on alone."""
+        after: int | None = None
+        while True:
+            try:
+                stream = self._api.follow_events(self.detail.account, self.detail.id, after=after)
+                async with aclosing(stream) as events:
+                    async for event in events:
+                        after = event.id
+                        self._on_event(event)
+                        self._wake.set()
+            except PASSING:
+                await asyncio.sleep(self.poll)
+            else:
+                self._wake.set()
+                return
