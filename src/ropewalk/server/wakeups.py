@@ -64,6 +64,12 @@ class Wakeups:
         for listener in self._listeners:
             listener(topic)
 
+    def wake_all(self) -> None:
+        """Wake everybody in this process: what happened is not known, or concerns all."""
+        for topic in list(self._waiting):
+            self.wake(topic)
+        self.wake("*")
+
     @contextlib.contextmanager
     def listener(self, function: Callable[[str], None]) -> Iterator[None]:
         """Call *function* with every topic that is woken, for the length of the block."""
@@ -90,9 +96,7 @@ class Wakeups:
             try:
                 async with self._connection() as lost:
                     # What was announced while nobody listened is unknown: let everyone look.
-                    for topic in list(self._waiting):
-                        self.wake(topic)
-                    self.wake("*")
+                    self.wake_all()
                     await lost.wait()
             except OSError as exc:
                 log.warning("wakeups.connection_lost", error=type(exc).__name__)

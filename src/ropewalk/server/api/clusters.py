@@ -132,8 +132,8 @@ async def get_events(
 ) -> Response | list[Event]:
     """List a cluster's events in order.
 
-    With `follow`, the answer is a stream of server-sent events that ends when the cluster has ended; its `id` is what
-    to pass as `after` to go on from there.
+    With `follow`, the answer is a stream of server-sent events that ends when the cluster has ended or the server
+    stops; its `id` is what to pass as `after` to go on from there.
     """
     found, cluster_id, more = await service.events(context, caller, name, after=after, limit=limit)
     if not follow:
@@ -152,7 +152,7 @@ async def _follow(
             for event in found:
                 after = event.id
                 yield f"id: {event.id}\nevent: {event.code}\ndata: {event.model_dump_json()}\n\n"
-            if not more and not found:
+            if (not more and not found) or context.stopping.is_set():
                 return
             if more:
                 try:
