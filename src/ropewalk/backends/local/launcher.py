@@ -79,11 +79,12 @@ def _launch_locked(plan: Plan, start: Start, table: Table, lock: int) -> LaunchR
         if home.forbidden_since() is not None:
             return LaunchResult(home.tag.name, error=_forbidden(home))
     try:
-        return _start(plan, start, lock)
+        identity = _spawn(plan, start, lock)
     except BackendError:
         with suppress(OSError):
             home.remove_secrets()
         raise
+    return _record(home, identity)
 
 
 def _launched(home: NodeHome, identity: Identity) -> LaunchResult:
@@ -97,7 +98,7 @@ def _forbidden(home: NodeHome) -> FixItError:
     )
 
 
-def _start(plan: Plan, start: Start, lock: int) -> LaunchResult:
+def _spawn(plan: Plan, start: Start, lock: int) -> Identity:
     home = start.home
     with _port(plan, start) as (listen, contact, keep):
         with explained("Writing a node's configuration", home.path):
@@ -106,13 +107,17 @@ def _start(plan: Plan, start: Start, lock: int) -> LaunchResult:
             home.write_about(contact)
             home.write_config(_config(start, listen, contact))
         with explained("Starting a node", plan.program), _log(home) as log:
-            identity = processes.spawn(
+            return processes.spawn(
                 [sys.executable, "-P", str(plan.program), str(home.config)],
                 environ=_environ(start),
                 cwd=home.scratch,
                 log=log,
                 keep=(lock, *keep),
             )
+
+
+def _record(home: NodeHome, identity: Identity) -> LaunchResult:
+    """Write down what runs now. Should that fail, the node goes on, and is found by its tag when asked for again."""
     with explained("Recording a node's process", home.path):
         home.write_identity(identity)
         if home.forbidden_since() is not None:
