@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
+import structlog
 from fastapi import Depends, Path, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
@@ -51,7 +52,7 @@ class Gate(Guard):
         self, context: ContextDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
     ) -> AsyncIterator[Caller]:
         """Identify the caller by the bearer token and check the permission."""
-        used = await access.by_token(context, _token(credentials))
+        used = await _identify(context, credentials)
         try:
             used.caller.demand(self.permission)
             yield used.caller
@@ -66,7 +67,7 @@ class Gate(Guard):
         credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     ) -> AsyncIterator[AccountCaller]:
         """As :meth:`for_user`; the account is the path's ``{account}``, and must be the caller's to see."""
-        used = await access.by_token(context, _token(credentials))
+        used = await _identify(context, credentials)
         try:
             caller = await access.to_account(context, used.caller, account)
             caller.demand(self.permission)
@@ -97,6 +98,13 @@ def public(permission: Permission) -> Any:
 def address_of(request: Request) -> str | None:
     """Return the address that a request came from; behind a trusted proxy, uvicorn puts the client's there."""
     return None if request.client is None else request.client.host
+
+
+async def _identify(context: Context, credentials: HTTPAuthorizationCredentials | None) -> access.TokenUse:
+    used = await access.by_token(context, _token(credentials))
+    # For the log of this request.
+    structlog.contextvars.bind_contextvars(user=used.caller.username)
+    return used
 
 
 def _token(credentials: HTTPAuthorizationCredentials | None) -> str:
