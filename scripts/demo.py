@@ -23,11 +23,6 @@ from types import FrameType
 import httpx
 import psutil
 
-from ropewalk.client import calls
-from ropewalk.client.http import Api
-from ropewalk.errors import RopewalkError
-from ropewalk.schemas.identity import SetupRequest
-
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 USER = "demo"
@@ -109,13 +104,14 @@ class Demo:
         return "\n".join(f"    {line}" for line in lines[-20:]) or "    (it wrote nothing)"
 
     def create_operator(self) -> None:
+        say("Creating the operator, with a personal account, and logging in")
         password = secrets.token_urlsafe(18)
         private(self.home / "password", password)
-        code = (self.data / "setup-code").read_text().strip()
-        with Api(self.url) as api:
-            made = api(calls.setup(SetupRequest(code=code, username=USER, password=password)))
-        say(f"Created the operator {USER!r} (password in {shown(self.home / 'password')}); logging in")
-        self.ropewalk("login", "--server", self.url, "--token", "-", stdin=made.token)
+        print(f"    the password is in {shown(self.home / 'password')}")
+        self.ropewalk(
+            "server", "setup", "--username", USER, "--password-stdin", "--data-dir", str(self.data), stdin=password
+        )
+        self.ropewalk("login", "--server", self.url, "--user", USER, "--password-stdin", stdin=password)
         prices = ("--core-hour-price", str(CORE_HOUR), "--gib-hour-price", str(GIB_HOUR))
         self.ropewalk("cloud-account", "set", "hosted", *prices, quiet=True)
 
@@ -256,7 +252,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         status = 130
-    except (DemoError, RopewalkError, OSError) as exc:
+    except (DemoError, OSError) as exc:
         print(f"\nerror: {exc}", file=sys.stderr)
     finally:
         orderly = demo.stop()

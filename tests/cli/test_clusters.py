@@ -384,7 +384,7 @@ def test_events_are_a_timeline(run: Run, server: FakeServer) -> None:
     lines = run("cluster", "events", "flights").stdout.splitlines()
     assert "cluster.created" in lines[1]
     assert lines[1].endswith("Ada asked for it.")
-    assert "flights-1-scheduler" in lines[2]
+    assert "node.ready" in lines[2]
 
 
 def test_events_follow_until_the_end(run: Run, server: FakeServer) -> None:

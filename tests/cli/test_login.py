@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ropewalk.cli import login
+from ropewalk.client import login
 from ropewalk.errors import AuthenticationError
 from ropewalk.schemas.identity import DeviceCode, DeviceStatus, DeviceToken, Token, TokenCreated
 from tests.cli.conftest import NOW, SERVER, FakeServer, Run, me

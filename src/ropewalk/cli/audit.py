@@ -27,4 +27,4 @@ def audit(
     if as_json:
         output.dump(events)
     else:
-        output.events(events, empty="There are no events.")
+        output.events(events, empty="There are no events.", who=True)

@@ -213,7 +213,9 @@ def create(
         list[str] | None,
         typer.Option("--env", metavar="NAME[=VALUE]", help="For every node; without =VALUE, as it is here."),
     ] = None,
-    tag: Annotated[list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="A tag of what is made in the cloud.")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="A tag of what is made in the cloud.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Return when it is ready; Ctrl-C stops it again.")] = False,
     account: options.Account = None,
     as_json: options.Json = False,

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import os
 import platform
-import time
 import webbrowser
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ropewalk.cli import ask, options, output
-from ropewalk.errors import AuthenticationError, InputError
+from ropewalk.errors import InputError
 
 if TYPE_CHECKING:
     from ropewalk.client.http import Api
-    from ropewalk.schemas.identity import DeviceCode
 
 PASSWORD = "ROPEWALK_PASSWORD"  # noqa: S105 - the name of a variable
 TOKEN = "ROPEWALK_LOGIN_TOKEN"  # noqa: S105 - the name of a variable
-
-LEAST_WAIT = 0.1
-"""Seconds between two questions whether the login was approved, whatever the server says."""
 
 
 def register(app: typer.Typer) -> None:
@@ -100,32 +95,15 @@ def _token_name() -> str:
 
 
 def _by_browser(api: Api, *, open_browser: bool) -> str:
-    from ropewalk.client import calls
-    from ropewalk.schemas.identity import DeviceStart
+    from ropewalk.client.login import approve_by_browser
 
-    code = api(calls.device_start(DeviceStart(client_name=_token_name())))
-    output.note(f"Approve this login at {code.verification_uri_complete}")
-    output.note(f"The page shows the code {code.user_code}; approve only if it is the same.")
-    if open_browser and ask.interactive():
-        webbrowser.open(code.verification_uri_complete)
-    return _approved(api, code)
+    # Where nobody sits at a terminal a browser would open on a machine that nobody looks at.
+    opens = open_browser and ask.interactive()
+    return approve_by_browser(api, say=output.note, open_page=webbrowser.open if opens else _not_opened)
 
 
-def _approved(api: Api, code: DeviceCode) -> str:
-    from ropewalk.client import calls
-    from ropewalk.schemas.identity import DeviceStatus, DeviceTokenRequest
-
-    deadline = time.monotonic() + code.expires_in
-    while time.monotonic() < deadline:
-        answer = api(calls.device_token(DeviceTokenRequest(device_code=code.device_code)))
-        if answer.token is not None:
-            return str(answer.token.token)
-        if answer.status is DeviceStatus.DENIED:
-            raise AuthenticationError("The login was denied in the browser.", advice="If that was not you, be warned.")
-        if answer.status is DeviceStatus.EXPIRED:
-            break
-        time.sleep(max(code.interval, LEAST_WAIT))
-    raise AuthenticationError("Nobody approved the login in time.", advice="Run ropewalk login again.")
+def _not_opened(_: str) -> None:
+    """Leave it to the user to open the address that was printed."""
 
 
 def logout(as_json: options.Json = False) -> None:

@@ -100,13 +100,14 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, empty: st
     sys.stdout.flush()
 
 
-def events(found: Sequence[Event], *, empty: str) -> None:
-    """Print a timeline, oldest first, as it came."""
-    table(
-        ["TIME", "LEVEL", "NODE", "CODE", "WHAT HAPPENED"],
-        [[f"{e.time.astimezone():%Y-%m-%d %H:%M:%S}", e.level, e.node, e.code, e.message] for e in found],
-        empty=empty,
-    )
+def events(found: Sequence[Event], *, empty: str, who: bool = False) -> None:
+    """Print a timeline, oldest first, as it came; ``who``: with a column for the user who did it."""
+    headers = ["TIME", "LEVEL", "CODE", *(["WHO"] if who else []), "WHAT HAPPENED"]
+    rows = [
+        [f"{e.time.astimezone():%Y-%m-%d %H:%M:%S}", e.level, e.code, *([e.actor] if who else []), e.message]
+        for e in found
+    ]
+    table(headers, rows, empty=empty)
 
 
 def event(found: Event) -> None:
