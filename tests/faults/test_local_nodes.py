@@ -101,6 +101,14 @@ def oom_score(pid: int) -> int:
     return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
 
 
+def kernel() -> tuple[int, ...]:
+    return tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
+
+
+def zombie(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
 def runs(pid: int) -> bool:
     return processes.identity_of(pid) is not None
 
@@ -172,6 +180,22 @@ class TestServerKilled:
         while (await look(backend, "s")).answer is not Answer.GONE:
             await asyncio.wait_for(backend.changed(), 20)
         assert (await look(backend, "s")).reason
+
+    async def test_the_exit_status_of_an_adopted_node_is_known_where_the_kernel_tells_it(
+        self, backend: LocalBackend, root: Path
+    ) -> None:
+        killed = server(root, f"asyncio.run(backend.launch(t.request('s')))\n{DIE}")
+        killed.communicate(timeout=30)
+        pid = await up(backend, "s")
+        assert (await look(backend, "s")).answer is Answer.RUNNING
+        os.kill(pid, signal.SIGKILL)
+        await asyncio.wait_for(backend.changed(), 20)
+        sighting = await look(backend, "s")
+        assert sighting.answer is Answer.GONE
+        # Linux 6.15 and later, if the parent that adopted it takes note of its end; nobody can know otherwise.
+        assert sighting.exit_code in (-9, None)
+        if kernel() >= (6, 15) and not zombie(pid):
+            assert sighting.exit_code == -9
 
     async def test_while_it_stops_a_node_is_finished_by_the_next_at_once(
         self, backend: LocalBackend, root: Path
@@ -312,6 +336,7 @@ class TestEnd:
         await backend.launch(request("s"))
         pid = await up(backend, "s")
         os.kill(pid, signal.SIGSTOP)
+        await eventually(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
         await backend.stop([handle("s")])
         assert (await gone(backend, "s")).exit_code == -9
 

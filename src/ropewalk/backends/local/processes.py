@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +25,11 @@ TAG_VARIABLE = "ROPEWALK_NODE"
 
 _OOM_SCORE = 500
 """Of -1000 to 1000: under memory pressure the kernel ends nodes before the server and before other programs."""
+
+# From linux/pidfd.h: struct pidfd_info (64 bytes: mask, cgroup, eleven ids, wait status) and the ioctl that fills it.
+_PIDFD_INFO = "<QQ11Ii"
+_PIDFD_GET_INFO = 0xC040FF0B
+_PIDFD_INFO_EXIT = 1 << 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +89,9 @@ class Child(subprocess.Popen[bytes]):
 _children: dict[Identity, Child] = {}
 """Nodes whose parent this process is. Parenthood is the process's, not a backend's, so a second backend object in the
 same process can tell their exit status too."""
+
+_statuses: dict[Identity, int] = {}
+"""Exit status, or minus the signal, of adopted nodes, as far as the kernel told."""
 
 
 @lru_cache(maxsize=1)
@@ -246,13 +256,33 @@ def _restrain(pid: int) -> None:
 
 
 def exit_code(identity: Identity) -> int | None:
-    """Return the exit status, or minus the signal, of a child of this process that ended; else None."""
+    """Return the exit status, or minus the signal, of a node that ended; None: nobody knows."""
     child = _children.get(identity)
-    return None if child is None else child.poll()
+    return _statuses.get(identity) if child is None else child.poll()
+
+
+def note_exit(identity: Identity, pidfd: int) -> bool:
+    """Ask the kernel how an adopted node ended, which only its parent is told otherwise.
+
+    Returns:
+        Whether asking again is in vain. The kernel knows as soon as the node's parent, by now init, has taken note.
+    """
+    if identity in _children:
+        return True
+    try:
+        answer = fcntl.ioctl(pidfd, _PIDFD_GET_INFO, struct.pack(_PIDFD_INFO, _PIDFD_INFO_EXIT, *[0] * 13))
+    except OSError:
+        return True  # Linux before 6.15
+    mask, *_, status = struct.unpack(_PIDFD_INFO, answer)
+    if not mask & _PIDFD_INFO_EXIT:
+        return False
+    _statuses[identity] = os.waitstatus_to_exitcode(status)
+    return True
 
 
 def forget(identity: Identity) -> None:
-    """Free what is kept of a child whose end is on record."""
+    """Free what is kept of a node whose end is on record."""
+    _statuses.pop(identity, None)
     child = _children.get(identity)
     if child is not None and child.poll() is not None:
         del _children[identity]

@@ -12,6 +12,10 @@ from ropewalk.backends.local.processes import Identity
 _POLL_SECONDS = 0.25
 """Where the kernel has no pidfd (Linux before 5.3, macOS): how often processes are looked at."""
 
+_STATUS_TRIES = 20
+_STATUS_SECONDS = 0.01
+"""How long init gets to take note of an adopted node's end, before its exit status is given up."""
+
 
 class Watch:
     """Calls *departed* with a name, in the event loop, when the process that is watched under it has ended."""
@@ -40,7 +44,7 @@ class Watch:
             self._departed(name)
             return
         self._descriptors[name] = descriptor
-        asyncio.get_running_loop().add_reader(descriptor, self._readable, name)
+        asyncio.get_running_loop().add_reader(descriptor, self._readable, name, identity)
 
     def close(self) -> None:
         """Watch nothing any more."""
@@ -55,7 +59,14 @@ class Watch:
         asyncio.get_running_loop().remove_reader(descriptor)
         os.close(descriptor)
 
-    def _readable(self, name: str) -> None:
+    def _readable(self, name: str, identity: Identity, tries: int = _STATUS_TRIES) -> None:
+        if name not in self._descriptors:
+            return  # closed meanwhile
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._descriptors[name])
+        if not processes.note_exit(identity, self._descriptors[name]) and tries:
+            loop.call_later(_STATUS_SECONDS, self._readable, name, identity, tries - 1)
+            return
         self._release(name)
         self._departed(name)
 
