@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
+from pwdlib import PasswordHash
+from pwdlib.hashers.argon2 import Argon2Hasher
 
 from ropewalk.server.app import create_app
 from ropewalk.server.cloud_accounts.registry import Backends
@@ -100,6 +102,13 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     made = Database(database_url)
     yield made
     await made.close()
+
+
+@pytest.fixture(autouse=True)
+def cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hash passwords with argon2's least parameters: the real ones take a tenth of a second."""
+    hasher = PasswordHash((Argon2Hasher(time_cost=1, memory_cost=8, parallelism=1),))
+    monkeypatch.setattr("ropewalk.server.identity.passwords.HASHER", hasher)
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ async def by_token(context: Context, token: str) -> TokenUse:
             "The token is not known to this server: it was revoked, or belongs to another server.",
             advice="Log in again with: ropewalk login",
         )
-    record, user = row.tuple()
+    record, user = row
     now = context.clock.now()
     if record.expires_at is not None and record.expires_at <= now:
         raise AuthenticationError(

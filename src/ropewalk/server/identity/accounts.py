@@ -107,7 +107,7 @@ async def used_by_member(session: AsyncSession, account_id: str) -> dict[str, in
         .where(Cluster.account_id == account_id, LIVE)
         .group_by(Cluster.creator_id)
     )
-    return {user: whole_cores(cores) for user, cores in (await session.execute(query)).tuples()}
+    return {user: whole_cores(cores) for user, cores in (await session.execute(query))}
 
 
 async def _one(context: Context, session: AsyncSession, caller: Caller, account_id: str) -> AccountSchema:
@@ -135,7 +135,7 @@ async def _shown(
             cores_used=whole_cores(cores),
             created_at=row.created_at,
         )
-        for row, role, cores in (await session.execute(query)).tuples()
+        for row, role, cores in (await session.execute(query))
     ]
 
 

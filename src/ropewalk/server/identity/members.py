@@ -33,7 +33,7 @@ async def list_members(context: Context, caller: AccountCaller) -> list[MemberSc
     )
     async with context.db.read() as session:
         used = await used_by_member(session, caller.account_id)
-        rows = (await session.execute(query)).tuples().all()
+        rows = (await session.execute(query)).all()
     return [_shown(context, member, name, used) for member, name in rows]
 
 
