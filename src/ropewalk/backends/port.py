@@ -222,7 +222,10 @@ class Backend(Protocol):
         ...
 
     async def changed(self) -> None:
-        """Return when something may have changed since the last ``observe``. Cancel it freely."""
+        """Return when something may have changed since the last ``observe``. Cancel it freely.
+
+        One task at a time waits: each change ends one wait, also one that begins after it.
+        """
         ...
 
     async def inventory(self) -> Sequence[NodeHandle]:

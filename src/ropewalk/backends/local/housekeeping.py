@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from ropewalk.backends.local.home import NodeHome
 from ropewalk.backends.local.processes import Table
 from ropewalk.backends.port import NodeHandle
+from ropewalk.errors import FixItError
 
 
 def directories(root: Path) -> Iterator[Path]:
@@ -40,11 +42,15 @@ def living(root: Path, installation: str) -> list[NodeHandle]:
         with home.locked() as free:
             if not free:
                 found[home.tag.name] = NodeHandle(home.tag.name, home.tag.cluster, home.tag.role)
-    for name, handle in found.items():
+    return [_identified(root, installation, handle) for handle in found.values()]
+
+
+def _identified(root: Path, installation: str, handle: NodeHandle) -> NodeHandle:
+    try:
         identity = NodeHome.of(root, installation, handle).identity()
-        if identity is not None:
-            found[name] = NodeHandle(name, handle.cluster, handle.role, identity.cloud_id)
-    return list(found.values())
+    except FixItError:
+        return handle  # a tag that we did not write
+    return replace(handle, cloud_id=identity.cloud_id if identity else None)
 
 
 def remove_expired(root: Path, before: float) -> list[Path]:

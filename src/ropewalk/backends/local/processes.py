@@ -160,11 +160,9 @@ class Table:
     def processes(self) -> Sequence[Process]:
         """Return every process that runs, except this one."""
         if self._seen is None:
-            self._seen = []
-            for pid in psutil.pids():
-                seen = _look(pid) if pid != os.getpid() else None
-                if seen is not None:
-                    self._seen.append(Process(seen[0], seen[1], _tag_of(pid)))
+            seen = ((pid, _look(pid)) for pid in psutil.pids() if pid != os.getpid())
+            # Assigned when complete: several threads may use one table.
+            self._seen = [Process(look[0], look[1], _tag_of(pid)) for pid, look in seen if look is not None]
         return self._seen
 
     def members(self, tag: Tag, leader: Identity | None) -> list[Identity]:
@@ -177,11 +175,13 @@ class Table:
         return [process.identity for process in self.processes() if process.tag == tag or process.session == session]
 
     def leader(self, tag: Tag) -> Identity | None:
-        """Return the process that was started as the node *tag*: it leads its session."""
-        for process in self.processes():
-            if process.tag == tag and process.session == process.identity.pid:
-                return process.identity
-        return None
+        """Return the process that was started as the node *tag*: it leads its session, as later ones may, too."""
+        leaders = [
+            process.identity
+            for process in self.processes()
+            if process.tag == tag and process.session == process.identity.pid
+        ]
+        return min(leaders, key=lambda identity: float(identity.start), default=None)
 
     def tags(self, installation: str) -> set[Tag]:
         """Return the nodes of *installation* that have a process."""
