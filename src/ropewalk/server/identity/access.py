@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import and_, select, update
 
 from ropewalk.errors import AuthenticationError, NotFoundError, RopewalkError
+from ropewalk.schemas.common import SLUG
 from ropewalk.schemas.identity import MemberRole
 from ropewalk.server.db.models import Account, Member, Token, User
 from ropewalk.server.identity.permissions import AccountCaller, Caller
@@ -92,7 +93,8 @@ async def to_account(context: Context, caller: Caller, slug: str) -> AccountCall
             .outerjoin(Member, and_(Member.account_id == Account.id, Member.user_id == caller.user_id))
             .where(Account.slug == slug)
         )
-        row = (await session.execute(query)).one_or_none()
+        # What cannot be a name is not looked for: PostgreSQL refuses some characters with an error.
+        row = (await session.execute(query)).one_or_none() if SLUG.fullmatch(slug) else None
         member: Member | None = None if row is None else row[1]
         if row is None or (member is None and not caller.operator):
             raise await no_such_account(session, caller, slug)
