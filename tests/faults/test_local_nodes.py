@@ -14,6 +14,7 @@ import textwrap
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,16 @@ class TestLaunch:
         for number in range(10):
             await up(backend, f"s{number}")
             assert home_of(backend, f"s{number}").log.read_text() == "started\n"
+
+    def test_is_recorded_whole_by_several_at_once(self, root: Path) -> None:
+        here = NodeHome.of(root, INSTALLATION, handle("s"))
+        here.make()
+        identity = Identity(1, "2", "3")
+        with ThreadPoolExecutor(8) as pool:
+            for written in [pool.submit(here.write_identity, identity) for _ in range(500)]:
+                written.result()
+        assert here.identity() == identity
+        assert [path.name for path in here.path.iterdir()] == ["process.json"]
 
     async def test_gives_a_clean_environment_own_folders_and_no_descriptors(
         self, backend: LocalBackend, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -22,6 +22,7 @@ import json
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,11 +193,16 @@ class NodeHome:
 
     def _store(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a file as a whole or not at all, readable to its owner only."""
-        new = self.path / f"{name}.new"
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor, for its mode
-            json.dump(content, file)
-        new.replace(self.path / name)
+        # A name of its own: two servers may record the same node at the same time.
+        new = self.path / f"{name}.{uuid.uuid4().hex}.new"
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - a descriptor, for its mode
+                json.dump(content, file)
+            new.replace(self.path / name)
+        except OSError:
+            new.unlink(missing_ok=True)
+            raise
 
 
 def _load(path: Path) -> dict[str, Any] | None:
