@@ -154,13 +154,21 @@ async def _follow(
                 yield f"id: {event.id}\nevent: {event.code}\ndata: {event.model_dump_json()}\n\n"
             if (not more and not found) or context.stopping.is_set():
                 return
-            if more:
-                try:
-                    await asyncio.wait_for(changed.wait(), KEEP_ALIVE_SECONDS)
-                except TimeoutError:
-                    yield ": still here\n\n"
+            if more and not await _first(changed, context.stopping):
+                yield ": still here\n\n"
+            if context.stopping.is_set():
+                return  # the client asks the next server for what follows
             changed.clear()
             found, _, more = await service.events(context, caller, cluster_id, after=after)
+
+
+async def _first(*events: asyncio.Event) -> bool:
+    """Wait for one of *events*; returns whether one came in time."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    done, pending = await asyncio.wait(waits, timeout=KEEP_ALIVE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    for wait in pending:
+        wait.cancel()
+    return bool(done)
 
 
 @router.get("/accounts/{account}/clusters/{name}/logs")

@@ -310,11 +310,7 @@ class Actor:
                     self._start(self._retire(names))
 
     async def _launch(self, cluster: Cluster, nodes: Sequence[Node]) -> None:
-        secret = open_secret(self._context.vault, cluster)
-        ref = ClusterRef(self._around.installation, self._around.account(cluster.account_id), cluster.id, cluster.name)
-        batches = list(launching.requests(ref, cluster, nodes, secret, self._backend))
-        answers = await asyncio.gather(*(self._call_launch(batch) for batch in batches))
-        results = {result.name: result for answer in answers for result in answer}
+        results = await self._call_in_batches(cluster, nodes)
         now = self._context.clock.now()
         async with fenced(self._context, self.lease) as session:
             cluster = await session.get_one(Cluster, cluster.id)
@@ -329,6 +325,20 @@ class Actor:
             if started:
                 store.tell_nodes(session, cluster, now, EventCode.NODE_LAUNCHED, started, verb="started")
             await self._context.wakeups.announce(session, f"events:{cluster.id}")
+
+    async def _call_in_batches(self, cluster: Cluster, nodes: Sequence[Node]) -> dict[str, LaunchResult]:
+        """Launch the first batch, then the others at once: they may need the address of the scheduler in the first."""
+        secret = open_secret(self._context.vault, cluster)
+        account = self._around.account(cluster.account_id)
+        ref = ClusterRef(self._around.installation, account, cluster.id, cluster.name)
+        first, *rest = launching.batches(nodes, self._backend.capabilities.launch_batch)
+        address = cluster.scheduler_address
+        results = list(await self._call_launch(launching.request(ref, cluster, first, secret, scheduler=address)))
+        address = next((result.address for result in results if result.address), address)
+        later = [launching.request(ref, cluster, batch, secret, scheduler=address) for batch in rest if address]
+        for answer in await asyncio.gather(*(self._call_launch(request) for request in later)):
+            results += answer
+        return {result.name: result for result in results}
 
     async def _call_launch(self, request: LaunchRequest) -> Sequence[LaunchResult]:
         try:

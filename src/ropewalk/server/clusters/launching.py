@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ropewalk.backends.port import Backend, ClusterRef, LaunchRequest, NodeLaunch, NodeShape
+from ropewalk.backends.port import ClusterRef, LaunchRequest, NodeLaunch, NodeShape
 from ropewalk.schemas.clusters import NodeRole
 from ropewalk.server.clusters.secret import ClusterSecret
 from ropewalk.server.db.models import Cluster, Node
@@ -18,21 +18,22 @@ def adaptive_bounds(cluster: Cluster) -> dict[str, int] | None:
     return {"minimum": cluster.minimum, "maximum": cluster.maximum}
 
 
-def requests(
-    ref: ClusterRef, cluster: Cluster, nodes: Sequence[Node], secret: ClusterSecret, backend: Backend
-) -> Iterator[LaunchRequest]:
-    """Yield the requests that launch *nodes*, none larger than the backend takes."""
-    size = backend.capabilities.launch_batch
-    # The scheduler goes first, in the first batch: the others may need what its launch reveals.
+def batches(nodes: Sequence[Node], size: int) -> list[Sequence[Node]]:
+    """Return *nodes* in batches of *size* at the most, the scheduler in the first."""
     ordered = sorted(nodes, key=lambda node: node.role != NodeRole.SCHEDULER)
-    for start in range(0, len(ordered), size):
-        batch = ordered[start : start + size]
-        yield LaunchRequest(
-            cluster=ref,
-            nodes=[node_launch(ref, cluster, node, secret) for node in batch],
-            scheduler=None if batch[0].role == NodeRole.SCHEDULER else cluster.scheduler_address,
-            options=cluster.spec.get("backend_options") or {},
-        )
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+
+def request(
+    ref: ClusterRef, cluster: Cluster, nodes: Sequence[Node], secret: ClusterSecret, *, scheduler: str | None
+) -> LaunchRequest:
+    """Return the request that launches *nodes*; *scheduler* is its address, unless it is one of them."""
+    return LaunchRequest(
+        cluster=ref,
+        nodes=[node_launch(ref, cluster, node, secret) for node in nodes],
+        scheduler=None if nodes[0].role == NodeRole.SCHEDULER else scheduler,
+        options=cluster.spec.get("backend_options") or {},
+    )
 
 
 def node_launch(ref: ClusterRef, cluster: Cluster, node: Node, secret: ClusterSecret) -> NodeLaunch:
