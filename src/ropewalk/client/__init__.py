@@ -19,10 +19,11 @@ def _corrupted(error: ValueError) -> Exception:
     file = re.search(r"config file at '([^']+)'", text)
     if file is None:
         return error
-    line = re.search(r"line (\d+), column \d+", text)
+    # YAML's messages say where a block began, then where it went wrong.
+    lines = re.findall(r"line (\d+), column \d+", text)
     return SettingsError(
         f"The configuration file {file[1]} cannot be read"
-        + (f": line {line[1]} is not valid YAML." if line else ": it is not YAML with names and values."),
+        + (f": line {lines[-1]} is not valid YAML." if lines else ": it is not YAML with names and values."),
         advice="Correct that file, or remove it and run `ropewalk login` again.",
         field=file[1],
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import tempfile
 from collections.abc import Mapping
@@ -36,17 +37,19 @@ _HERE = Path(__file__).parent
 _HEADER = "# Written by ropewalk; it may hold your token. Other keys are kept, comments are not.\n"
 
 
-@cache
 def defaults() -> dict[str, Any]:
-    """Return the packaged defaults, as in ``ropewalk.yaml``."""
-    loaded: dict[str, Any] = yaml.safe_load((_HERE / "ropewalk.yaml").read_text("utf-8"))
-    return loaded
+    """Return the packaged defaults, as in ``ropewalk.yaml``; a copy, since Dask changes what it is given."""
+    return copy.deepcopy(_packaged("ropewalk.yaml"))
 
 
-@cache
 def schema() -> dict[str, Any]:
     """Return the JSON schema of the configuration, for the reference and for checks."""
-    loaded: dict[str, Any] = yaml.safe_load((_HERE / "ropewalk-schema.yaml").read_text("utf-8"))
+    return copy.deepcopy(_packaged("ropewalk-schema.yaml"))
+
+
+@cache
+def _packaged(file: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((_HERE / file).read_text("utf-8"))
     return loaded
 
 
@@ -55,15 +58,14 @@ dask.config.update_defaults(defaults())
 
 def get(key: str) -> Any:
     """Return the value of ``ropewalk.<key>``."""
-    try:
-        return dask.config.get(f"ropewalk.{key}", default=None)
-    except TypeError:
-        # Something above the key is not a mapping, for example `ropewalk: yes`.
+    if not isinstance(dask.config.get("ropewalk", default={}), Mapping):
+        # For example `ropewalk: yes`; Dask would silently find nothing below it.
         raise SettingsError(
             "The section `ropewalk` of Dask's configuration is not a mapping of names to values.",
             advice=f"Correct it in {config_file()} or in the environment variables that begin with DASK_ROPEWALK.",
             field="ropewalk",
-        ) from None
+        )
+    return dask.config.get(f"ropewalk.{key}", default=None)
 
 
 @dataclass(frozen=True)

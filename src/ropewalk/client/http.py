@@ -271,6 +271,13 @@ class _Core:
             details={"client": __version__, "call": f"{call.method} {call.path}"},
         )
 
+    def _events(self, call: Call[Any], parser: EventStream, text: str) -> Iterator[Event]:
+        try:
+            for message in parser.feed(text):
+                yield Event.model_validate_json(message.data, extra="ignore")
+        except ValueError as exc:  # pydantic's ValidationError is one, too
+            raise self._other_version(call, f"an event cannot be read ({type(exc).__name__})") from None
+
     @contextmanager
     def _translated(self) -> Iterator[None]:
         """Turn the faults of the network into errors that say what to check."""
@@ -442,7 +449,7 @@ class Api(_Core):
                 raise self._refusal(call, response)
             parser = EventStream()
             for text in response.iter_text():
-                yield from _events(parser, text)
+                yield from self._events(call, parser, text)
         finally:
             response.close()
 
@@ -580,7 +587,7 @@ class AsyncApi(_Core):
                 raise self._refusal(call, response)
             parser = EventStream()
             async for text in response.aiter_text():
-                for event in _events(parser, text):
+                for event in self._events(call, parser, text):
                     yield event
         finally:
             await response.aclose()
@@ -641,15 +648,6 @@ def _events_call(account: str, cluster: str, after: int | None) -> Call[Any]:
 
 def _is_stream(response: httpx.Response) -> bool:
     return response.is_success and _content_type(response) == "text/event-stream"
-
-
-def _events(parser: EventStream, text: str) -> Iterator[Event]:
-    try:
-        for message in parser.feed(text):
-            yield Event.model_validate_json(message.data, extra="ignore")
-    except ValueError as exc:
-        # pydantic's ValidationError is a ValueError, too.
-        raise httpx.RemoteProtocolError(f"an event cannot be read: {type(exc).__name__}") from None
 
 
 def _date(response: httpx.Response) -> datetime | None:
