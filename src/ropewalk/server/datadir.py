@@ -14,6 +14,7 @@ from sqlalchemy.engine import make_url
 
 from ropewalk.errors import ConflictError, SettingsError
 from ropewalk.server import keys
+from ropewalk.server.db.engine import async_url
 from ropewalk.server.settings import Settings
 
 LOCK_FILE = "server.lock"
@@ -55,7 +56,7 @@ def _unusable(path: Path, field: str, why: str) -> SettingsError:
 
 def sqlite_path(settings: Settings) -> Path | None:
     """Return the file of an SQLite database; None for PostgreSQL."""
-    url = make_url(settings.database_url)
+    url = make_url(async_url(settings.database_url))
     if not url.drivername.startswith("sqlite"):
         return None
     if not url.database or url.database == ":memory:":
