@@ -44,7 +44,7 @@ class Fleet:
 
     @asynccontextmanager
     async def server(self, context: Context | None = None) -> AsyncIterator[Reconciler]:
-        """Run a reconciler; without *context* on services of its own, as another process would, which users then ask."""
+        """Run a reconciler; without *context* on new services, as another process would, which users then ask."""
         if context is None:
             context = self.context = self._context()
         await context.wakeups.start()
