@@ -32,6 +32,7 @@ from ropewalk.server.wakeups import Wakeups
 DRAIN_SECONDS = 10
 """How long requests may take to end once the server is asked to stop; streams end at once."""
 BACKLOG = 2048
+_ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 
 log = structlog.get_logger(__name__)
 
@@ -67,6 +68,8 @@ def run(settings: Settings, *, migrate_now: bool = False, ready: Callable[[Setti
     configure_logs(settings.log_level, settings.log_format)
     make_data_dir(settings)
     with only_server(settings), _listening(settings) as listener:
+        if settings.host in _ANY_ADDRESS and "public_url" not in settings.model_fields_set:
+            log.warning("public_url.unset", hint="other machines cannot use it: set public_url to what users type")
         settings = settings.on_port(listener.getsockname()[1])
         asyncio.run(_serve(settings, listener, migrate_now=migrate_now, ready=ready))
 

@@ -53,6 +53,18 @@ def hint(exc: BaseException) -> str:
     return (str(cause).strip().splitlines() or [type(cause).__name__])[0].rstrip(".")[:300]
 
 
+_OUTAGES = ("08", "40", "53", "57", "58")
+"""Classes of SQLSTATE (PostgreSQL, appendix A): connection, rolled back by the server (deadlock), out of resources,
+operator intervention (shutdown), system error."""
+
+
+def _is_outage(exc: DBAPIError) -> bool:
+    """Return whether the same work may succeed later. Broken constraints, for example, go on as they are."""
+    state = str(getattr(exc.orig, "sqlstate", None) or "")
+    lost = exc.connection_invalidated or isinstance(exc, OperationalError | InterfaceError)
+    return lost or state.startswith(_OUTAGES)
+
+
 class Database:
     """An engine and its sessions.
 
@@ -66,7 +78,7 @@ class Database:
         self.is_sqlite = full.startswith("sqlite")
         options: dict[str, Any] = {} if self.is_sqlite else {"pool_size": pool_size, "pool_pre_ping": True}
         try:
-            self.engine: AsyncEngine = create_async_engine(full, **options)
+            self.engine: AsyncEngine = create_async_engine(full, hide_parameters=True, **options)
         except (ModuleNotFoundError, NoSuchModuleError) as exc:
             raise SettingsError(
                 f"The driver for this database is not installed: {exc}.",
@@ -101,12 +113,11 @@ class Database:
             async with sessions() as session, session.begin():
                 try:
                     await session.connection()
-                except (OSError, PoolTimeoutError) as exc:
+                except (OSError, PoolTimeoutError, DBAPIError) as exc:
                     raise self._unavailable(exc) from exc
                 yield session
         except DBAPIError as exc:
-            # A lost connection, a full disk, a deadlock. Broken constraints are another class, and go on as they are.
-            if exc.connection_invalidated or isinstance(exc, OperationalError | InterfaceError):
+            if _is_outage(exc):
                 raise self._unavailable(exc) from exc
             raise
 
