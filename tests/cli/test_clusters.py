@@ -380,11 +380,12 @@ def test_ctrl_c_ends_following(run: Run, server: FakeServer) -> None:
 
 def test_events_are_a_timeline(run: Run, server: FakeServer) -> None:
     events = [event(1, "cluster.created", "Ada asked for it."), event(2, node="flights-1-scheduler")]
-    server.answer("GET", FLIGHTS + "/events", events)
+    server.answer("GET", FLIGHTS + "/events", events[:1], events[1:], [])
     lines = run("cluster", "events", "flights").stdout.splitlines()
     assert "cluster.created" in lines[1]
     assert lines[1].endswith("Ada asked for it.")
     assert "node.ready" in lines[2]
+    assert [request.url.params.get("after") for request in server.requests[-3:]] == [None, "1", "2"]
 
 
 def test_events_follow_until_the_end(run: Run, server: FakeServer) -> None:

@@ -144,6 +144,8 @@ def events(
                     output.event(event)
             return
         found = api(calls.list_events(slug, name))
+        while found and (page := api(calls.list_events(slug, name, after=found[-1].id))):
+            found += page
     if as_json:
         output.dump(found)
     else:

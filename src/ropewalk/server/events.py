@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -50,6 +51,46 @@ class EventCode(StrEnum):
     NODE_LOST = "node.lost"
     ORPHAN_FOUND = "orphan.found"
     ORPHAN_REMOVED = "orphan.removed"
+
+
+MEANINGS: Mapping[EventCode, str] = {
+    EventCode.INSTALLATION_CREATED: "The server was set up: its first operator was made.",
+    EventCode.USER_CREATED: "A user, with a personal account, was created.",
+    EventCode.USER_UPDATED: "A user was changed, disabled or enabled; the sentence says what.",
+    EventCode.USER_LOGIN_FAILED: "A login with a password failed.",
+    EventCode.TOKEN_CREATED: "A token was made.",
+    EventCode.TOKEN_REVOKED: "A token was revoked.",
+    EventCode.DEVICE_APPROVED: "A login was approved or denied in the browser.",
+    EventCode.ACCOUNT_CREATED: "A team account was created.",
+    EventCode.ACCOUNT_UPDATED: "An account's core limit was changed.",
+    EventCode.MEMBER_SET: "A member was added, or given another role or limit.",
+    EventCode.MEMBER_REMOVED: "A member was removed.",
+    EventCode.CLOUD_ACCOUNT_UPDATED: "A cloud account was changed.",
+    EventCode.CLOUD_ACCOUNT_CHECKED: "A cloud account was checked.",
+    EventCode.CONFIGURATION_SET: "A cluster configuration was made or replaced.",
+    EventCode.CONFIGURATION_DELETED: "A cluster configuration was deleted.",
+    EventCode.CLUSTER_CREATED: "Somebody asked for a cluster.",
+    EventCode.CLUSTER_STARTING: "Its nodes are being started.",
+    EventCode.CLUSTER_READY: "Its scheduler takes work.",
+    EventCode.CLUSTER_SCALED: "Another number of workers is wanted, by a user or by adaptive scaling.",
+    EventCode.CLUSTER_STOP_REQUESTED: "Somebody asked for it to stop.",
+    EventCode.CLUSTER_STOPPING: "It is stopping; the sentence says why.",
+    EventCode.CLUSTER_STOPPED: "It has stopped, and the cloud said that nothing of it runs any more.",
+    EventCode.CLUSTER_FAILED: "It failed; the sentence says which node, and why.",
+    EventCode.CLUSTER_ATTENTION: "Something does not go on by itself, and goes on being tried; a person should look.",
+    EventCode.CLUSTER_LINK_LOST: "The control plane cannot reach its scheduler. The cluster itself may work on.",
+    EventCode.NODE_LAUNCHED: "Nodes were started by the cloud.",
+    EventCode.NODE_LAUNCH_FAILED: "A node could not be started; the sentence says why and whether it is tried again.",
+    EventCode.NODE_READY: "A node joined the cluster.",
+    EventCode.NODE_RETIRING: "A worker hands over its results before it is stopped.",
+    EventCode.NODE_STOPPING: "A node was asked to stop.",
+    EventCode.NODE_STOPPED: "A node has stopped, as it was asked to.",
+    EventCode.NODE_FAILED: "A node ended on its own, with an error; the sentence says how.",
+    EventCode.NODE_LOST: "A node is gone, and nobody knows why.",
+    EventCode.ORPHAN_FOUND: "Something of this installation runs that no cluster knows of.",
+    EventCode.ORPHAN_REMOVED: "Such a thing was removed, after a time of grace.",
+}
+"""What each code says, for the reference."""
 
 
 def shown(row: Event) -> EventSchema:
