@@ -195,7 +195,7 @@ async def test_wrong_wishes_are_refused_with_the_field(api: Api, wish: dict[str,
     "header", ["", "Bearer", "Bearer ", "Basic cm9vdDpyb290", "Bearer \xff\xfe", "Bearer " + "x" * 20_000]
 )
 async def test_odd_authorization_headers_are_not_authenticated(api: Api, header: str) -> None:
-    response = await api.client.get("/api/v1/me", headers={"Authorization": header.encode("latin-1")})
+    response = await api.client.get("/api/v1/me", headers={b"Authorization": header.encode("latin-1")})
     assert response.status_code == 401
     assert response.headers["WWW-Authenticate"] == "Bearer"
     assert "ropewalk login" in response.json()["error"]["advice"]

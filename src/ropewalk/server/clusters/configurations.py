@@ -49,9 +49,9 @@ def check_fields(spec: dict[str, Any]) -> dict[str, Any]:
         valid = ClusterSpec.model_validate(spec)
     except ValidationError as exc:
         first = exc.errors(include_url=False)[0]
-        # The rule about whole cores looks at several fields and names the one in its text.
-        field = ".".join(str(part) for part in first["loc"] if not str(part).startswith("tuple")) or "spec"
         problem = first["msg"].removeprefix("Value error, ")
+        # Rules about several fields have no place; their text begins with the field.
+        field = str(first["loc"][0]) if first["loc"] else problem.partition("=")[0]
         raise InputError(f"The field {field} is wrong: {problem}.", field=f"spec.{field}") from None
     kept = valid.model_dump(mode="python", include=set(spec))
     try:
