@@ -110,6 +110,11 @@ def ask_cluster(flights: pd.DataFrame) -> list[pd.DataFrame]:
             answers.append(ask(question, distributed_flights))
             print(f"\n{question.__doc__}  [{time.perf_counter() - begun:.2f} s]")
             print(answers[-1].head(5).round(1).to_string(index=False))
+
+        cost = cluster.cost()
+        print(f"\nUntil now this cost {cost.so_far:.4f} {cost.currency} ({cost.per_hour:.2f} per hour). What happened:")
+        for event in cluster.events():
+            print(f"  {event.time.astimezone():%H:%M:%S}  {event.message}")
     return answers
 
 
