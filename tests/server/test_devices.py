@@ -373,7 +373,9 @@ async def test_over_https_the_session_cookie_is_bound_to_the_host(settings: Sett
     async with app.router.lifespan_context(app), Api(app) as api:
         await create(api)
         client = await api.connect()
-        csrf = re.findall(r'name="csrf" value="([^"]*)"', (await client.get("/device")).text)[0]
+        form = await client.get("/device")
+        assert form.headers["set-cookie"].startswith("__Host-ropewalk_form=")
+        csrf = re.findall(r'name="csrf" value="([^"]*)"', form.text)[0]
         response = await client.post("/device/sign-in", data={"username": "ada", "password": PASSWORD, "csrf": csrf})
         cookie = next(c for c in response.headers.get_list("set-cookie") if "session=" in c)
         assert cookie.startswith("__Host-ropewalk_session=")

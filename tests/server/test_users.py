@@ -363,12 +363,13 @@ async def test_what_is_counted_is_forgotten_and_removed_after_an_hour(api: Api, 
     assert len(await rows(api, select(LoginAttempts.key))) == 2
 
 
-async def test_failed_logins_of_users_are_in_the_audit_trail_and_unknown_names_are_not(api: Api) -> None:
+async def test_failed_logins_are_in_the_audit_trail_but_not_what_was_entered_as_a_name(api: Api) -> None:
     await api.person("ada")
     await log_in(api, "ada", "wrong wrong")
     await log_in(api, "my-password-typed-as-a-name")
     found = await rows(api, select(Event).where(Event.code == "user.login_failed"))
-    assert [event.details for event in found] == [{"username": "ada", "address": "127.0.0.1"}]
+    assert [event.details for event in found] == [{"username": "ada", "address": "127.0.0.1"}, {"address": "127.0.0.1"}]
+    assert [event.message for event in found] == ["A login as 'ada' failed.", "A login with an unknown name failed."]
 
 
 # The first operator

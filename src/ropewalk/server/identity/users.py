@@ -265,15 +265,19 @@ async def _find(context: Context, username: str) -> User | None:
 
 
 async def _note_failure(context: Context, user: User | None, address: str | None) -> None:
-    """Write a failed login into the audit trail; not of an unknown name, which may be a password in the wrong field."""
-    if user is None:
-        return
+    """Write a failed login into the audit trail.
+
+    An unknown name is left out: it may be a password in the wrong field. It is the same work as for a known one, so
+    that time does not tell them apart.
+    """
+    details = {"address": address} if user is None else {"address": address, "username": user.username}
+    who = "with an unknown name" if user is None else f"as {user.username!r}"
     async with context.db.transaction() as session:
         record(
             session,
             context.clock.now(),
             EventCode.USER_LOGIN_FAILED,
-            f"A login as {user.username!r} failed.",
+            f"A login {who} failed.",
             level="warning",
-            details={"username": user.username, "address": address},
+            details=details,
         )

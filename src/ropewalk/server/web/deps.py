@@ -23,6 +23,7 @@ __all__ = [
     "address_of",
     "check_form",
     "cookie_name",
+    "is_secure",
     "page",
     "public",
     "require_session",
@@ -80,9 +81,9 @@ def is_secure(context: Context) -> bool:
     return context.settings.public_url.startswith("https://")
 
 
-def cookie_name(context: Context) -> str:
-    """Return the name of the session's cookie; with the prefix, browsers refuse it from a sub-domain or plain HTTP."""
-    return "__Host-ropewalk_session" if is_secure(context) else "ropewalk_session"
+def cookie_name(context: Context, purpose: str = "session") -> str:
+    """Return the name of a cookie; with the prefix, browsers refuse it from a sub-domain or by plain HTTP."""
+    return f"{'__Host-' if is_secure(context) else ''}ropewalk_{purpose}"
 
 
 def set_cookie(context: Context, response: Response, name: str, value: str) -> None:

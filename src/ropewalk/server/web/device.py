@@ -20,6 +20,7 @@ from ropewalk.server.web.deps import (
     address_of,
     check_form,
     cookie_name,
+    is_secure,
     page,
     public,
     require_session,
@@ -28,8 +29,8 @@ from ropewalk.server.web.deps import (
 
 router = APIRouter(prefix="/device", route_class=PageRoute, include_in_schema=False)
 
-FORM_COOKIE = "ropewalk_form"
-"""Binds the sign-in form to the browser, before there is a session."""
+FORM = "form"
+"""Purpose of the cookie that binds the sign-in form to the browser, before there is a session."""
 
 Code = Annotated[str, Form(max_length=64)]
 Csrf = Annotated[str, Form(max_length=128)]
@@ -61,14 +62,14 @@ async def sign_in(
     csrf: Csrf = "",
 ) -> Response:
     """Begin a session with name and password."""
-    check_form(csrf, sessions.csrf_token(request.cookies.get(FORM_COOKIE, sessions.new_secret())))
+    check_form(csrf, sessions.csrf_token(request.cookies.get(cookie_name(context, FORM), sessions.new_secret())))
     try:
         user = await users.check_password(context, username, password, address=address_of(request))
     except (AuthenticationError, RateLimitedError) as exc:
         return _sign_in_page(context, request, user_code, error=str(exc), status=exc.http_status)
     response = _back(user_code)
     set_cookie(context, response, cookie_name(context), await sessions.begin(context, user))
-    response.delete_cookie(FORM_COOKIE)
+    _forget_cookie(context, response, FORM)
     return response
 
 
@@ -98,11 +99,14 @@ async def sign_out(
 ) -> Response:
     """End the session."""
     check_form(csrf, signed_in.csrf)
-    name = cookie_name(context)
-    await sessions.end(context, request.cookies[name])
+    await sessions.end(context, request.cookies[cookie_name(context)])
     response = _back("")
-    response.delete_cookie(name, secure=name.startswith("__Host-"))
+    _forget_cookie(context, response, "session")
     return response
+
+
+def _forget_cookie(context: Context, response: Response, purpose: str) -> None:
+    response.delete_cookie(cookie_name(context, purpose), secure=is_secure(context), httponly=True, samesite="lax")
 
 
 def _back(user_code: str) -> RedirectResponse:
@@ -113,10 +117,10 @@ def _back(user_code: str) -> RedirectResponse:
 def _sign_in_page(
     context: Context, request: Request, user_code: str, *, error: str = "", status: int = 200
 ) -> Response:
-    cookie = request.cookies.get(FORM_COOKIE) or sessions.new_secret()
+    cookie = request.cookies.get(cookie_name(context, FORM)) or sessions.new_secret()
     csrf = sessions.csrf_token(cookie)
     response = page("sign-in.html", status=status, user_code=user_code, csrf=csrf, error=error)
-    set_cookie(context, response, FORM_COOKIE, cookie)
+    set_cookie(context, response, cookie_name(context, FORM), cookie)
     return response
 
 
