@@ -29,7 +29,7 @@ die() {
 # Prints the first interpreter of version 3.11 or newer.
 find_python() {
     local name
-    for name in "${ROPEWALK_PYTHON:-python3}" python3.14 python3.13 python3.12 python3.11 python; do
+    for name in "${PYTHON:-python3}" python3.14 python3.13 python3.12 python3.11 python; do
         if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
             # sys.executable sees through shims (pyenv) whose meaning depends on the directory.
             "$name" -c 'import sys; print(sys.executable)'
@@ -42,10 +42,13 @@ find_python() {
 # Puts the path of a working uv into `uv`, fetching one into .cache when there is none.
 find_uv() {
     local python="$1" home="$cache/uv-$UV_VERSION"
-    if command -v uv >/dev/null 2>&1 && uv --version >/dev/null 2>&1; then
-        uv=$(command -v uv)
-        return 0
-    fi
+    # An old uv knows no dependency groups.
+    case $(uv sync --help 2>/dev/null) in
+        *--no-default-groups*)
+            uv=$(command -v uv)
+            return 0
+            ;;
+    esac
     uv="$home/bin/uv"
     if "$uv" --version >/dev/null 2>&1; then return 0; fi
     say "fetching uv $UV_VERSION (once)"
@@ -73,7 +76,7 @@ make_venv() {
     local python stamp known=""
     mkdir -p "$cache" 2>/dev/null || die "$root is not writable." "Make a copy of it that belongs to you."
     python=$(find_python) || die "Python 3.11 or newer was not found." \
-        "Install it, or name it: ROPEWALK_PYTHON=/path/to/python3.12 $0"
+        "Install it, or name it: PYTHON=/path/to/python3.12 $0"
     find_uv "$python"
     if ! "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
         export UV_PYTHON="$python"

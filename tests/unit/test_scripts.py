@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SHELL = ["scripts/demo", "scripts/test", "scripts/lib.sh", ".ci/run"]
+SHELL = ["scripts/demo", "scripts/docs", "scripts/test", "scripts/lib.sh", ".ci/run"]
 ALLOWED = "# a comment\n\ntests.unit.test_x::test_root* # needs a kernel that CI has not\n"
 
 
