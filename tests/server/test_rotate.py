@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import LargeBinary, select, update
+from sqlalchemy import select, update
 
 from ropewalk.errors import SecretsError
 from ropewalk.server import keys, rotate, setup
+from ropewalk.server.cloud_accounts import rotation
 from ropewalk.server.context import Context
-from ropewalk.server.db.models import Base, CloudAccount, Installation
+from ropewalk.server.db.models import CloudAccount, Installation
 from ropewalk.server.secrets import format_key, generate_key, key_file_text
 from ropewalk.server.settings import Settings
 
@@ -66,17 +67,17 @@ async def test_every_secret_is_encrypted_with_the_new_key_and_the_old_one_is_gon
 async def test_an_interrupted_rotation_leaves_everything_readable_and_goes_on(
     installed: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encrypt, batches = rotate._batch, 0
+    batch, batches = rotation._batch, 0
 
     async def interrupted(*arguments: object) -> object:
         nonlocal batches
         batches += 1
         if batches == 2:
             raise KeyboardInterrupt
-        return await encrypt(*arguments)  # type: ignore[arg-type] # passed on
+        return await batch(*arguments)  # type: ignore[arg-type] # passed on
 
     with monkeypatch.context() as patch:
-        patch.setattr(rotate, "_batch", interrupted)
+        patch.setattr(rotation, "_batch", interrupted)
         with pytest.raises(KeyboardInterrupt):
             await rotate.rotate(installed.settings, installed.db)
     vault = await setup.open_vault(installed.settings, installed.db, installed.clock.now())
@@ -112,16 +113,6 @@ async def test_a_secret_that_cannot_be_read_keeps_the_old_keys(installed: Contex
     with pytest.raises(SecretsError, match="damaged"):
         await rotate.rotate(installed.settings, installed.db)
     assert len(keys.read_key_file(installed.settings.encryption_key_file)) == 2
-
-
-def test_every_encrypted_column_is_rotated() -> None:
-    binary = {
-        (table.name, column.name)
-        for table in Base.metadata.tables.values()
-        for column in table.columns
-        if isinstance(column.type, LargeBinary)
-    }
-    assert {(secret.table, secret.column.key) for secret in rotate.COLUMNS} == binary
 
 
 def test_key_files_are_read_newest_first(tmp_path: Path) -> None:

@@ -8,45 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-from sqlalchemy import select, update
+from typing import TYPE_CHECKING
 
 from ropewalk.server import keys
-from ropewalk.server.db.models import Base, CloudAccount, Cluster, Installation
-from ropewalk.server.secrets import Vault, generate_key, key_file_text
+from ropewalk.server.cloud_accounts import rotation
+from ropewalk.server.secrets import generate_key, key_file_text
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncSession
-    from sqlalchemy.orm import InstrumentedAttribute
-
     from ropewalk.server.db.engine import Database
     from ropewalk.server.settings import Settings
-
-BATCH = 100
-"""Rows in one transaction: on SQLite nobody else can write meanwhile."""
-
-
-@dataclass(frozen=True)
-class Secret:
-    """A column of ciphertexts. Its vault names are those of the table and the column."""
-
-    model: type[Base]
-    column: InstrumentedAttribute[Any]
-
-    @property
-    def table(self) -> str:
-        """Name of the table."""
-        return str(self.model.__tablename__)
-
-
-COLUMNS: tuple[Secret, ...] = (
-    Secret(CloudAccount, CloudAccount.credentials),
-    Secret(Cluster, Cluster.secret),
-    # Last: it tells which key the database has, so it changes when everything else has.
-    Secret(Installation, Installation.key_check),
-)
-"""All encrypted columns; a test compares them with the models."""
 
 
 @dataclass(frozen=True)
@@ -75,38 +45,8 @@ async def rotate(settings: Settings, db: Database) -> Rotation:
             known = [generate_key(), *known]
             keys.replace(path, key_file_text(known))
     vault = keys.load_vault(settings, create=False)
-    encrypted = 0
-    for secret in COLUMNS:
-        encrypted += await _encrypt_column(db, vault, secret)
+    encrypted = await rotation.rotate(db, vault)
     old = vault.key_ids[1:]
     if settings.encryption_key is None and old:
         keys.replace(path, key_file_text(keys.read_key_file(path)[:1]))
     return Rotation(vault.current, encrypted, old)
-
-
-async def _encrypt_column(db: Database, vault: Vault, secret: Secret) -> int:
-    last, done = "", 0
-    while True:
-        async with db.transaction() as session:
-            rows = await _batch(session, secret, last)
-            for row_id, ciphertext in rows:
-                done += await _encrypt(session, vault, secret, row_id, ciphertext)
-        if len(rows) < BATCH:
-            return done
-        last = rows[-1][0]
-
-
-async def _batch(session: AsyncSession, secret: Secret, after: str) -> list[tuple[str, bytes]]:
-    key = secret.model.__table__.c.id
-    query = select(key, secret.column).where(key > after, secret.column.is_not(None)).order_by(key).limit(BATCH)
-    return [(row[0], row[1]) for row in await session.execute(query.with_for_update())]
-
-
-async def _encrypt(session: AsyncSession, vault: Vault, secret: Secret, row_id: str, ciphertext: bytes) -> int:
-    if not vault.needs_rotation(ciphertext):
-        return 0
-    place = {"table": secret.table, "row": row_id, "field": secret.column.key}
-    renewed = vault.encrypt(vault.decrypt(ciphertext, **place), **place)
-    key = secret.model.__table__.c.id
-    await session.execute(update(secret.model).where(key == row_id).values({secret.column.key: renewed}))
-    return 1
