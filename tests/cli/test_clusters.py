@@ -34,11 +34,11 @@ def test_list_shows_the_live_clusters_of_all_accounts(run: Run, server: FakeServ
     result = run("cluster", "list")
     assert result.exit_code == 0
     header, first, second = result.stdout.splitlines()
-    assert header.split()[:4] == ["ACCOUNT", "NAME", "STATE", "WORKERS"]
-    assert first.split()[:4] == ["ada", "flights", "ready", "3/4"]
+    assert header.split()[:3] == ["CLUSTER", "STATE", "WORKERS"]
+    assert first.split()[:3] == ["ada/flights", "ready", "3/4"]
     assert "0.0123 USD" in first
     assert "(2 min ago)" in first
-    assert second.split()[:2] == ["weather", "storms"]
+    assert second.split()[0] == "weather/storms"
     assert dict(server.requests[-1].url.params) == {"state": "live", "limit": "100"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from rich.console import Console
 
 from ropewalk.cli import output
 
@@ -64,3 +65,25 @@ def test_columns_are_aligned(capsys: pytest.CaptureFixture[str]) -> None:
     assert header.index("Z") == first.index("x") == second.index("y")
     assert first[: header.index("Z")].rstrip().endswith("  1")
     assert not any(line.endswith(" ") for line in (header, first, second))
+
+
+@pytest.mark.parametrize("width", [30, 60, 80])
+def test_a_narrow_terminal_folds_and_cuts_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setattr(output, "console", lambda: Console(width=width, highlight=False, markup=False, emoji=False))
+    cells = ["weather/" + "n" * 40, "starting", "0.0123 USD", "the scheduler ended with exit code 70"]
+    output.table(["CLUSTER", "STATE", "COST", "REASON"], [cells], empty="")
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert max(len(line) for line in shown.splitlines()) <= width
+    for letters in cells:
+        for letter in set(letters) - {" "}:
+            assert shown.count(letter) >= letters.count(letter)
+
+
+@pytest.mark.parametrize(("ago", "shown"), [(timedelta(minutes=3), "(3 min ago)"), (timedelta(days=2), "(2 d ago)")])
+def test_tables_show_the_part_of_a_time_that_matters(ago: timedelta, shown: str) -> None:
+    local = (NOW - ago).astimezone()
+    clock = f"{local:%H:%M:%S}" if local.date() == NOW.astimezone().date() else f"{local:%Y-%m-%d}"
+    assert output.short(NOW - ago, NOW) == f"{clock} {shown}"

@@ -44,21 +44,19 @@ def list_(
         output.dump(found)
         return
     output.table(
-        ["ACCOUNT", "NAME", "STATE", "WORKERS", "CORES", "MEMORY", "COST", "CREATOR", "CREATED", "REASON"],
+        ["CLUSTER", "STATE", "WORKERS", "CORES", "COST", "CREATOR", "CREATED", "REASON"],
         [_row(cluster) for cluster in found],
-        right=["WORKERS", "CORES", "MEMORY", "COST"],
+        right=["WORKERS", "CORES", "COST"],
         empty="There are no clusters." if all_ else "There are no live clusters; --all lists the others, too.",
     )
 
 
 def _row(cluster: Cluster) -> list[object]:
     return [
-        cluster.account,
-        cluster.name,
+        f"{cluster.account}/{cluster.name}",
         cluster.state,
         f"{cluster.workers_ready}/{cluster.n_workers}",
         cluster.cores,
-        output.size(cluster.memory),
         output.money(cluster.cost.so_far, cluster.cost.currency),
         cluster.creator,
         cluster.created_at,

@@ -17,12 +17,16 @@ from ropewalk.cli import state
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import Console
+    from rich.table import Table
 
     from ropewalk.errors import RopewalkError
     from ropewalk.schemas.common import Event
 
 PIPE_WIDTH = 10_000
 """Columns of a table that no terminal shows: nothing is folded or cut."""
+
+LEAST_WIDTH = 12
+"""Columns that the last column of a table has in a narrow terminal before the others have to fold, too."""
 
 _CONTROL = re.compile(r"\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]")
 """Control characters except tab, line feed and colours: logs come from programs that we know nothing of."""
@@ -72,7 +76,7 @@ def dump(value: BaseModel | Sequence[BaseModel] | dict[str, Any], *, line: bool 
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str, right: Sequence[str] = ()) -> None:
-    """Print rows under *headers*; the last column folds in a narrow terminal, the others never do.
+    """Print rows under *headers*. In a narrow terminal the last column folds, then the others: nothing is cut.
 
     Args:
         headers: Titles.
@@ -93,11 +97,20 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, empty: st
         note(empty)
         return
     target = console()
+    if _width(target, made) + LEAST_WIDTH > target.width:
+        for column in made.columns:
+            column.no_wrap = False
     with target.capture() as capture:
         target.print(made)
     # Rich pads the last column, which only makes lines of piped output long.
     sys.stdout.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
     sys.stdout.flush()
+
+
+def _width(target: Console, made: Table) -> int:
+    """Return what all columns but the last need, with the space between them."""
+    cells = [[column.header, *column.cells] for column in made.columns[:-1]]
+    return sum(max(target.measure(cell).maximum for cell in column) + 2 for column in cells)
 
 
 def events(found: Sequence[Event], *, empty: str, who: bool = False) -> None:
@@ -118,7 +131,7 @@ def event(found: Event) -> None:
 
 def facts(pairs: Iterable[tuple[str, object]]) -> None:
     """Print names and values, one a line."""
-    shown = [(name, _cell(value)) for name, value in pairs]
+    shown = [(name, when(value) if isinstance(value, datetime) else _cell(value)) for name, value in pairs]
     width = max(len(name) for name, _ in shown)
     for name, value in shown:
         print(f"{name:<{width}}  {value}", flush=True)
@@ -130,7 +143,7 @@ def _cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, datetime):
-        return when(value)
+        return short(value)
     return clean(f"{value:g}" if isinstance(value, float) else str(value)).replace("\n", " ")
 
 
@@ -154,6 +167,13 @@ def _style(value: object) -> str:
 def when(moment: datetime, now: datetime | None = None) -> str:
     """Return local time and age: ``2026-03-01 14:05:09 (3 min ago)``."""
     return f"{moment.astimezone():%Y-%m-%d %H:%M:%S} ({age(moment, now)})"
+
+
+def short(moment: datetime, now: datetime | None = None) -> str:
+    """Return what of local time and age matters in a table: ``14:05:09 (3 min ago)``, ``2026-02-01 (28 d ago)``."""
+    local, today = moment.astimezone(), (now or datetime.now(UTC)).astimezone()
+    shown = f"{local:%H:%M:%S}" if local.date() == today.date() else f"{local:%Y-%m-%d}"
+    return f"{shown} ({age(moment, now)})"
 
 
 def age(moment: datetime, now: datetime | None = None) -> str:
