@@ -208,9 +208,8 @@ class Starter:
     def _check(self, detail: ClusterDetail) -> None:
         """Raise if the cluster will never become ready."""
         if detail.state in (ClusterState.STOPPING, ClusterState.STOPPED, ClusterState.FAILED):
-            became = "failed" if detail.state is ClusterState.FAILED else "was stopped while it started"
-            reason = f": {detail.reason.rstrip('.')}" if detail.reason else ""
-            raise ClusterStartError(f"Cluster {detail.name!r} {became}{reason}.")
+            reason = (detail.reason or f"it is {detail.state}").rstrip(".")
+            raise ClusterStartError(f"Cluster {detail.name!r} did not start: {reason}.")
 
     async def undo(self, reason: str) -> RopewalkError | None:
         """Stop what this start made; return why that could not be done, if it could not.
