@@ -50,6 +50,8 @@ def config(**attributes: object) -> Config:
     made = Config()
     made.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     made.set_main_option("path_separator", "os")
+    # A module's name cannot begin with a digit.
+    made.set_main_option("file_template", "r%%(rev)s_%%(slug)s")
     made.attributes.update(attributes)
     return made
 
