@@ -170,7 +170,7 @@ def http_api() -> str:
         "JSON in and out. Log in with `Authorization: Bearer <token>`. Every error has the shape of "
         "[`ErrorResponse`](#errorresponse), with a code of [this list](errors.md). Every answer has the header "
         "`X-Request-Id`, which is in the server's log, too. What you may not see is 404. The server describes itself "
-        "at `/openapi.json`.\n"
+        "at `/api/v1/openapi.json`.\n"
     )
     parts = [introduction]
     for path, methods in described["paths"].items():
