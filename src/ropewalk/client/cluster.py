@@ -528,7 +528,8 @@ class Cluster(DaskCluster):
         if channel is None:
             return False
         try:
-            await asyncio.wait_for(channel.terminate(), EXPLAIN_SECONDS)
+            # No reply: a scheduler that closes waits for its connections, while we would wait for it.
+            await asyncio.wait_for(channel.terminate(reply=False), EXPLAIN_SECONDS)
         except OSError:
             return False
         return True
