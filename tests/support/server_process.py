@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -44,6 +45,12 @@ class ServerProcess:
     @property
     def url(self) -> str:
         return str(self.state["url"])
+
+    def address(self) -> str | None:
+        """Return its address once it listens, also when it dies soon after."""
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            return self.url if self.state["pid"] == self.process.pid else None
+        return None
 
     def wait_ready(self, within: float = 60) -> ServerProcess:
         """Wait until it answers; fail with its output if it ends."""

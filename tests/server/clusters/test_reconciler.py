@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from datetime import timedelta
 from functools import partial
 
@@ -10,7 +12,7 @@ import pytest
 
 from ropewalk.errors import FixItError, TryAgainError
 from ropewalk.server.clusters import service
-from ropewalk.server.clusters.leases import Lease, LeaseLostError, claim, fenced
+from ropewalk.server.clusters.leases import Lease, LeaseLostError, claim, fenced, new_owner, release_dead
 from ropewalk.server.clusters.plan import ATTENTION, STOP_AGAIN
 from ropewalk.server.clusters.sweep import Sweep
 from ropewalk.server.db.models import Cluster
@@ -255,6 +257,28 @@ async def test_a_lease_that_holds_is_not_taken(fleet: Fleet) -> None:
     (lease,) = await claim(fleet.context, "s-one")
     assert isinstance(lease, Lease)
     assert await claim(fleet.context, "s-two") == []
+
+
+def _owner_that_died() -> str:
+    program = "from ropewalk.server.clusters import leases; print(leases.new_owner())"
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
+
+
+async def test_the_lease_of_a_neighbour_that_died_is_free_at_once(fleet: Fleet) -> None:
+    await fleet.create()
+    await claim(fleet.context, await asyncio.to_thread(_owner_that_died))
+    await release_dead(fleet.context)
+    assert len(await claim(fleet.context, "s-next")) == 1
+
+
+@pytest.mark.parametrize("whose", ["ours", "of another machine", "of unknown form"])
+async def test_the_lease_of_who_may_be_alive_is_left_alone(fleet: Fleet, whose: str) -> None:
+    dead = await asyncio.to_thread(_owner_that_died)
+    owners = {"ours": new_owner(), "of another machine": f"x{dead}", "of unknown form": "s-elsewhere"}
+    await fleet.create()
+    await claim(fleet.context, owners[whose])
+    await release_dead(fleet.context)
+    assert await claim(fleet.context, "s-next") == []
 
 
 async def test_racing_servers_claim_each_cluster_once(fleet: Fleet) -> None:

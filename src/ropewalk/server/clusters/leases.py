@@ -7,10 +7,13 @@ so one that was frozen past its lease and wakes up can write nothing.
 
 from __future__ import annotations
 
+import os
+import secrets
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import cast
 
 from sqlalchemy import CursorResult, or_, select, update
@@ -50,6 +53,47 @@ async def claim(context: Context, owner: str, *, exclude: Sequence[str] = ()) ->
             row.lease_expires_at = now + timedelta(seconds=context.settings.lease_seconds)
             row.fence += 1
         return [Lease(row.id, row.cloud_account_id, owner, row.fence) for row in rows]
+
+
+def new_owner() -> str:
+    """Return a name for this server that no other one has, and by which its neighbours can tell whether it is alive.
+
+    It is made of the machine's boot, the namespace of process ids, the process id and when the process began (all of
+    Linux; elsewhere a random text, and the leases of a server that died have to expire).
+    """
+    me = _process(os.getpid())
+    return f"{me or 'server'}/{secrets.token_hex(4)}"
+
+
+def _process(pid: int) -> str | None:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        namespace = Path("/proc/self/ns/pid").stat().st_ino
+        # proc(5): field 22 is the start time in ticks since boot; the name in field 2 may hold spaces and brackets.
+        began = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[19]
+    except OSError:
+        return None
+    return f"{boot}/{namespace}/{pid}/{began}"
+
+
+def is_dead_neighbour(owner: str) -> bool:
+    """Whether *owner* was a server on this machine whose process is gone for certain; when in doubt, it is not."""
+    identity = owner.rpartition("/")[0]
+    me = _process(os.getpid())
+    if me is None or identity.split("/")[:2] != me.split("/")[:2]:
+        return False
+    pid = identity.split("/")[2]
+    return pid.isdigit() and _process(int(pid)) != identity
+
+
+async def release_dead(context: Context) -> None:
+    """Free the leases of servers of this machine that died, so that a restart need not wait for them to expire."""
+    held = select(Cluster.lease_owner).where(Cluster.lease_owner.is_not(None)).distinct()
+    async with context.db.read() as session:
+        owners = list(await session.scalars(held))
+    for owner in owners:
+        if owner is not None and is_dead_neighbour(owner):
+            await release(context, owner)
 
 
 async def renew(context: Context, owner: str) -> set[str]:

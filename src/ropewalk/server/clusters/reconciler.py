@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -34,7 +33,7 @@ class Reconciler:
     """Makes what users wished true, together with any other server on the same database."""
 
     def __init__(self, context: Context) -> None:
-        self.owner = f"s-{secrets.token_hex(6)}"
+        self.owner = leases.new_owner()
         self._context = context
         self._actors: dict[str, tuple[Actor, asyncio.Task[None]]] = {}
         self._observers: dict[str, Observer] = {}
@@ -55,6 +54,7 @@ class Reconciler:
 
     async def start(self) -> None:
         """Begin to work."""
+        await leases.release_dead(self._context)
         async with self._context.db.read() as session:
             installation = (await session.scalars(select(Installation.id))).one()
         self._surroundings = Surroundings(

@@ -26,7 +26,7 @@ from ropewalk.server.clusters.leases import LIVE
 from ropewalk.server.clusters.secret import ClusterSecret, open_secret
 from ropewalk.server.context import Context
 from ropewalk.server.db.models import Account, Cluster, Event, Member, Node, new_id
-from ropewalk.server.events import EventCode, record
+from ropewalk.server.events import EventCode, record, shown
 from ropewalk.server.identity.permissions import AccountCaller, Caller, Permission
 
 MAX_PAGE = 1000
@@ -313,20 +313,7 @@ async def events(
         found = await session.scalars(
             select(Event).where(Event.cluster_id == row.id, Event.id > after).order_by(Event.id).limit(limit)
         )
-        return [_event(event) for event in found], row.id, row.state in LIVE
-
-
-def _event(event: Event) -> common.Event:
-    return common.Event(
-        id=event.id,
-        time=event.time,
-        code=event.code,
-        level=event.level,
-        message=event.message,
-        cluster=event.cluster_id,
-        node=event.node,
-        details=event.details,
-    )
+        return [shown(event) for event in found], row.id, row.state in LIVE
 
 
 async def logs(

@@ -1,0 +1,56 @@
+"""``ropewalk`` that kills itself with signal 9 at the point that the environment variable ``CRASH_AT`` names.
+
+Points are ``commit:N`` (right after the N-th write of the reconciler), ``launch.before``, ``launch.after``,
+``stop.before`` and ``stop.after`` (around the backend's work, the last two of them before anything is recorded).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from ropewalk.backends.local.backend import LocalBackend
+from ropewalk.cli.main import main
+from ropewalk.server.clusters import actor, leases
+
+POINT = os.environ.pop("CRASH_AT")
+_commits = 0
+
+
+def _reach(point: str) -> None:
+    if point == POINT:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@asynccontextmanager
+async def _fenced(*arguments: Any) -> AsyncIterator[Any]:
+    global _commits  # noqa: PLW0603 - counts the writes of the whole process
+    async with leases.fenced(*arguments) as session:
+        yield session
+    _commits += 1
+    _reach(f"commit:{_commits}")
+
+
+def _around(name: str, method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    async def wrapped(*arguments: Any, **options: Any) -> Any:
+        _reach(f"{name}.before")
+        result = await method(*arguments, **options)
+        _reach(f"{name}.after")
+        return result
+
+    return wrapped
+
+
+if __name__ == "__main__":
+    assert hasattr(actor, "fenced")
+    # The same, and then perhaps death.
+    for holder, name, replacement in (
+        (actor, "fenced", _fenced),
+        (LocalBackend, "launch", _around("launch", LocalBackend.launch)),
+        (LocalBackend, "stop", _around("stop", LocalBackend.stop)),
+    ):
+        setattr(holder, name, replacement)
+    main()
