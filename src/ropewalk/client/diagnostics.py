@@ -19,6 +19,9 @@ __all__ = ["diagnostics"]
 
 HIDDEN = "********"
 
+_NETWORK = frozenset({"http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir"})
+"""Environment variables, in lower case, that decide how the server is reached."""
+
 SKEW_SECONDS = 60.0
 """Beyond this, certificates that were just made may seem to be of the future, and times in logs mislead."""
 
@@ -37,7 +40,7 @@ def diagnostics() -> dict[str, Any]:
         "packages": {name: version for name, version in local_versions().items() if name != "python"},
         "configuration": _configuration(),
         "environment": sorted(name for name in os.environ if name.startswith("DASK_ROPEWALK__")),
-        "proxies": {name: _without_password(value) for name, value in os.environ.items() if _is_proxy(name)},
+        "network": {name: _without_password(value) for name, value in os.environ.items() if name.lower() in _NETWORK},
         "server": {},
         "problems": problems,
     }
@@ -72,10 +75,6 @@ def _shown(key: str, value: Any) -> Any:
         # Environment variables of nodes and options of their classes are where people put passwords.
         return {name: HIDDEN if isinstance(each, dict) else each for name, each in given.items()}
     return value
-
-
-def _is_proxy(name: str) -> bool:
-    return name.lower() in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir")
 
 
 def _without_password(url: str) -> str:
