@@ -24,8 +24,9 @@ from ropewalk.errors import (
     NotFoundError,
     VersionMismatchError,
 )
-from ropewalk.schemas.clusters import ClusterState
+from ropewalk.schemas.clusters import ClusterDetail, ClusterState
 from tests.client.conftest import LiveServer
+from tests.support.client import cluster as answer
 from tests.support.waiting import eventually, wait_until
 
 
@@ -370,3 +371,52 @@ def test_a_cluster_of_another_name_is_no_conflict_but_reattaching_is_what_a_name
         with pytest.raises(ConflictError):
             api(calls.create_cluster("ada", request, reattach=False))
         assert cluster.state == "ready"
+
+
+# Notebooks.
+
+
+def parts(widget: Any, kind: str) -> dict[str, Any]:
+    """Every part of *widget* of that kind, by its description."""
+    found = {widget.description: widget} if type(widget).__name__ == kind else {}
+    for child in getattr(widget, "children", ()):
+        found |= parts(child, kind)
+    return found
+
+
+def test_the_widget_of_a_notebook_shows_the_cluster_and_its_buttons_work(server: LiveServer) -> None:
+    with ropewalk.Cluster(n_workers=0, name="shown") as cluster:
+        widget = cluster._widget()
+        buttons, numbers = parts(widget, "Button"), parts(widget, "IntText")
+        numbers["Workers"].value = 1
+        buttons["Scale"].click()
+        assert cluster.refresh().n_workers == 1
+        numbers["Minimum"].value, numbers["Maximum"].value = 0, 2
+        buttons["Adapt"].click()
+        assert cluster.refresh().maximum == 2
+        status = widget.children[0].value
+        assert "shown" in status
+        assert "<strong>Account:</strong> ada" in status
+        assert "Adaptive, 0 to 2" in widget.children[1].children[0].value
+
+
+def test_what_comes_from_the_server_is_escaped_in_notebooks() -> None:
+    cluster = ropewalk.Cluster.__new__(ropewalk.Cluster)
+    cost = {"currency": "<b>", "per_hour": 1, "so_far": 2}
+    cluster._detail = ClusterDetail.model_validate(answer(reason="<script>alert(1)</script>", cost=cost))
+    rows = cluster._status_rows()
+    assert "<script>" not in rows
+    assert "&lt;script&gt;" in rows
+    assert "1.00 &lt;b&gt;/hr, 2.00 so far" in rows
+
+
+async def test_before_it_has_started_there_is_little_to_say(server: LiveServer) -> None:
+    cluster = ropewalk.Cluster(n_workers=0, asynchronous=True, name="unborn")
+    assert repr(cluster) == "Cluster('unborn', not started)"
+    assert "Scheduler not started yet" in cluster._repr_html_()
+    assert (cluster.account, cluster.state, cluster.dashboard_link) == (None, "pending", "")
+    assert cluster.plan == cluster.requested == cluster.observed == set()
+    with pytest.raises(ClusterGoneError, match="has not started"):
+        _ = cluster.detail
+    await cluster.close()
+    assert server.live() == []
