@@ -73,3 +73,27 @@ async def test_errors_of_statements_do_not_show_their_values(database: Database,
         await add()
     # PostgreSQL's own DETAIL names the key that exists already, which is never a secret: those are stored as hashes.
     assert "[SQL parameters hidden" in str(caught.value)
+
+
+async def test_cancelled_work_leaves_no_lock_and_no_broken_connection(
+    database: Database, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work(slug: str) -> None:
+        while True:
+            async with database.transaction() as session:
+                row = account(clock, slug)
+                session.add(row)
+                await session.flush()
+                await session.scalars(select(Account))
+                await session.delete(row)
+
+    for number in range(40):
+        tasks = [asyncio.create_task(work(f"slug-{n}")) for n in range(4)]
+        for _ in range(number * 3):  # every await is a place to be cancelled at
+            await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        async with asyncio.timeout(5), database.transaction() as session:
+            assert list(await session.scalars(select(Account.slug))) == []
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []

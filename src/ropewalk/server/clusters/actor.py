@@ -71,6 +71,7 @@ class Actor:
         self._bounds: dict[str, int] | str | None = "unknown"
         self._worked = False
         self._retiring: set[str] = set()
+        self._asked_to_stop: set[str] = set()
         self._choose_at: datetime | None = None
         self._background: set[asyncio.Task[None]] = set()
 
@@ -161,6 +162,7 @@ class Actor:
                 linked=link is not None and link.up,
                 worked=self._worked,
                 address_first=self._backend.capabilities.scheduler_address_first,
+                asked=self._asked_to_stop,
             )
             actions = [self._unless_under_way(action, cluster, now) for action in plan(seen, now)]
             await self._write(session, cluster, nodes, actions, now)
@@ -351,6 +353,7 @@ class Actor:
             return [LaunchResult(node.name, error=error) for node in request.nodes]
 
     async def _stop(self, nodes: Sequence[Node]) -> None:
+        self._asked_to_stop |= {node.name for node in nodes}
         try:
             async with asyncio.timeout(CALL_SECONDS):
                 await self._backend.stop([store.handle(node) for node in nodes])

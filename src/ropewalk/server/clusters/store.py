@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -62,14 +62,18 @@ def view(
     linked: bool,
     worked: bool,
     address_first: bool,
+    asked: Collection[str],
 ) -> ClusterView:
-    """Put rows, sightings and the scheduler's word together for the plan."""
+    """Put rows, sightings and the scheduler's word together for the plan.
+
+    *asked* names the nodes that this very owner asked to stop: of others, nobody knows whether the call was made.
+    """
     return ClusterView(
         state=ClusterState(cluster.state),
         wanted=cluster.n_workers,
         created_at=cluster.created_at,
         desired_changed_at=cluster.desired_changed_at,
-        nodes=tuple(node_view(node, sightings.get(node.name), status) for node in nodes),
+        nodes=tuple(node_view(node, sightings.get(node.name), status, asked=asked) for node in nodes),
         ever_worked=worked,
         stop_requested=cluster.stop_requested_at is not None,
         ending=_stored_ending(cluster),
@@ -86,7 +90,7 @@ def _stored_ending(cluster: Cluster) -> Ending | None:
     return Ending.stored(cluster.stop_code, cluster.stop_reason or "")
 
 
-def node_view(node: Node, seen: Sighting | None, status: Status | None) -> NodeView:
+def node_view(node: Node, seen: Sighting | None, status: Status | None, *, asked: Collection[str]) -> NodeView:
     """Return one node as the plan sees it."""
     return NodeView(
         name=node.name,
@@ -97,7 +101,7 @@ def node_view(node: Node, seen: Sighting | None, status: Status | None) -> NodeV
         ready_at=node.ready_at,
         stopped_at=node.stopped_at,
         launch_attempts=node.launch_attempts,
-        retry_at=node.retry_at,
+        retry_at=None if node.stop_asked_at and node.name not in asked else node.retry_at,
         retired=node.retired_at is not None,
         stop_asked_at=node.stop_asked_at,
         permanent=node.permanent,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from sqlalchemy import event, text
@@ -17,6 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 from ropewalk.errors import SettingsError, UnavailableError
+from ropewalk.server.db import sqlite
 
 SQLITE_BUSY_SECONDS = 30
 """How long a writer waits for another one; our transactions take milliseconds."""
@@ -76,7 +78,9 @@ class Database:
     def __init__(self, url: str, *, pool_size: int = 10) -> None:
         full = async_url(url)
         self.is_sqlite = full.startswith("sqlite")
-        options: dict[str, Any] = {} if self.is_sqlite else {"pool_size": pool_size, "pool_pre_ping": True}
+        options: dict[str, Any] = {"pool_size": pool_size, "pool_pre_ping": True}
+        if self.is_sqlite:
+            options = {"async_creator": partial(sqlite.connect, str(make_url(full).database))}
         try:
             self.engine: AsyncEngine = create_async_engine(full, hide_parameters=True, **options)
         except (ModuleNotFoundError, NoSuchModuleError) as exc:
