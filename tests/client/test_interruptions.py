@@ -19,7 +19,8 @@ from distributed.core import Status
 
 import ropewalk
 from ropewalk.client import claims, start
-from ropewalk.errors import AuthenticationError, ServerUnreachableError
+from ropewalk.client import cluster as cluster_module
+from ropewalk.errors import AuthenticationError, ClusterStartError, ServerUnreachableError
 from ropewalk.schemas.clusters import ClusterDetail
 from tests.client.conftest import LiveServer
 from tests.support.client import cluster as answer
@@ -316,3 +317,51 @@ def test_a_dashboard_link_that_is_no_web_address_is_not_shown() -> None:
     cluster = ropewalk.Cluster.__new__(ropewalk.Cluster)
     cluster._detail = ClusterDetail.model_validate(answer(dashboard_link="javascript:alert(1)"))
     assert cluster.dashboard_link == ""
+
+
+# What goes on while a cluster runs.
+
+
+def test_a_broken_connection_to_the_scheduler_is_mended(server: LiveServer) -> None:
+    with ropewalk.Cluster(n_workers=0) as cluster:
+        before = cluster._watch_worker_status_comm
+        cluster.loop.add_callback(before.abort)
+        wait_until(lambda: cluster._watch_worker_status_comm is not before)
+        cluster.scale(1)
+        wait_until(lambda: len(cluster.observed) == 1, within=60)
+
+
+def test_a_worker_that_dies_is_told(server: LiveServer, caplog: pytest.LogCaptureFixture) -> None:
+    with ropewalk.Cluster(n_workers=1, wait_for_workers=True) as cluster:
+        victim = next(iter(cluster.observed))
+        for process in server.nodes():
+            if any(victim in part for part in process.cmdline()):
+                process.kill()  # psutil compares the start time
+        wait_until(lambda: any(cluster.name in line for line in caplog.messages), within=60)
+
+
+def test_a_cluster_that_nobody_can_stop_is_told_and_stays_claimed(
+    own_server: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_module, "EXPLAIN_SECONDS", 1.0)
+    cluster = ropewalk.Cluster(n_workers=0)
+    own_server.stop()
+    for process in own_server.nodes():
+        process.kill()  # psutil compares the start time
+    with pytest.raises(ServerUnreachableError):
+        cluster.close()
+    assert cluster.status == Status.closed
+    assert [claim.id for claim in claims._claims] == [cluster.detail.id]
+    claims._claims.clear()
+
+
+def test_a_start_with_too_little_time_says_what_it_was_waiting_for(server: LiveServer) -> None:
+    with pytest.raises(ClusterStartError, match=r"did not start within 0\.4 s\. The last step: ") as caught:
+        ropewalk.Cluster(n_workers=1, wait_for_workers=True, timeout="0.4 s")
+    assert "ropewalk" in str(caught.value.advice)
+    wait_until(lambda: not server.live(), within=60)
+
+
+async def test_a_synchronous_cluster_works_where_a_loop_runs_as_in_notebooks(server: LiveServer) -> None:
+    with ropewalk.Cluster(n_workers=0) as cluster:
+        assert cluster.refresh().state == "ready"
