@@ -278,7 +278,7 @@ def test_a_failed_start_says_which_node_why_and_the_end_of_its_log(server: LiveS
     assert "no_such_option" in text, "the end of the log tells"
     assert "ropewalk cluster logs ada/broken" in text
     assert caught.value.details["node"].endswith("scheduler")
-    assert server.live() == []
+    wait_until(lambda: not server.live(), within=60)
 
 
 def test_a_start_that_takes_too_long_says_what_it_waited_for_and_stops_the_cluster(server: LiveServer) -> None:
