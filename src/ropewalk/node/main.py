@@ -23,6 +23,7 @@ one in the environment variable ``ROPEWALK_NODE_CONFIG``. The configuration is a
 ``limits``         ``idle_timeout``, ``no_client_timeout``, ``cluster_timeout``: seconds or null
 ``adaptive``       ``minimum`` and ``maximum`` number of workers, or null
 ``directory``      where to keep temporary files
+``start_seconds``  seconds in which a worker must find its scheduler; default 300
 =================  ================================================================================
 
 The exit status says why it ended; see the constants below. SIGTERM ends it in order.
@@ -367,12 +368,17 @@ async def run_scheduler(config: Mapping[str, Any]) -> int:
         raise ConfigError(f"scheduler_options do not fit distributed.Scheduler: {exc}") from None
     link = Link(scheduler, config)
     scheduler.add_plugin(link)
+    asked = _asked_to_stop()
     try:
         await scheduler
-    except OSError as exc:
-        logger.error("Cannot listen on %s: %s", config["listen"], exc)  # noqa: TRY400 - the sentence is enough
+    except (OSError, RuntimeError) as exc:
+        # distributed wraps what a start raised.
+        cause = exc if isinstance(exc, OSError) else exc.__cause__
+        if not isinstance(cause, OSError):
+            raise
+        logger.error("Cannot listen on %s: %s", config["listen"], cause)  # noqa: TRY400 - the sentence is enough
         return EXIT_CANNOT_LISTEN
-    await _until_closed(scheduler, "scheduler", tick=link.tick, on_stop=link.stop)
+    await _until_closed(scheduler, "scheduler", asked, tick=link.tick, on_stop=link.stop)
     return link.exit_code
 
 
@@ -388,7 +394,7 @@ async def run_worker(config: Mapping[str, Any]) -> int:
         "contact_address": config.get("contact"),
         "memory_limit": config["memory_limit"],
         "local_directory": config["directory"],
-        "death_timeout": START_SECONDS,
+        "death_timeout": config.get("start_seconds", START_SECONDS),
         # Every worker serves HTTP; without an address it would do so on all interfaces, in plain text.
         "dashboard_address": "127.0.0.1:0",
     }
@@ -397,13 +403,28 @@ async def run_worker(config: Mapping[str, Any]) -> int:
         worker = cls(config["scheduler"], **kwargs)
     except TypeError as exc:
         raise ConfigError(f"worker_options do not fit {cls.__name__}: {exc}") from None
+    asked = _asked_to_stop()
+    begin = asyncio.ensure_future(worker.start())
+    await asyncio.wait([begin, asyncio.ensure_future(asked.wait())], return_when=asyncio.FIRST_COMPLETED)
     try:
-        await worker
-    except (TimeoutError, OSError) as exc:
+        # A worker may wait long for its scheduler: asked to stop meanwhile, it does not go on waiting.
+        await (worker.close(reason="ropewalk-stop") if asked.is_set() and not begin.done() else begin)
+    except (OSError, RuntimeError) as exc:
+        if not isinstance(exc, OSError) and not isinstance(exc.__cause__, OSError):
+            raise
         logger.error("No scheduler at %s: %s", config["scheduler"], exc)  # noqa: TRY400 - the sentence is enough
         return EXIT_NO_SCHEDULER
-    await _until_closed(worker, "worker")
+    await _until_closed(worker, "worker", asked)
     return EXIT_OK
+
+
+def _asked_to_stop() -> asyncio.Event:
+    """Return an event that a signal to stop sets, from now on."""
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, asked.set)
+    return asked
 
 
 def _nothing() -> None:
@@ -411,13 +432,14 @@ def _nothing() -> None:
 
 
 async def _until_closed(
-    server: Server, what: str, *, tick: Callable[[], None] | None = None, on_stop: Callable[[], None] = _nothing
+    server: Server,
+    what: str,
+    asked: asyncio.Event,
+    *,
+    tick: Callable[[], None] | None = None,
+    on_stop: Callable[[], None] = _nothing,
 ) -> None:
-    """Wait until *server* has closed, or close it at a signal."""
-    asked = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, asked.set)
+    """Wait until *server* has closed, or close it when it is *asked* to stop."""
     tasks = [asyncio.ensure_future(server.finished()), asyncio.ensure_future(asked.wait())]
     try:
         while not any(task.done() for task in tasks):
