@@ -29,7 +29,7 @@ async def start_error(api: AsyncApi, detail: ClusterDetail, headline: str) -> Cl
     text = headline
     if node is not None:
         details |= {"node": node.name, "role": str(node.role), "exit_code": node.exit_code, "reason": node.reason}
-        text += f" {node.role.capitalize()} {node.name} {_became(node)}."
+        text += _who(node, headline)
         log = ""
         with suppress(RopewalkError):  # the log is an extra: without it there is still a reason
             log = await read_log(api, detail.account, detail.id, node.name)
@@ -42,6 +42,13 @@ async def start_error(api: AsyncApi, detail: ClusterDetail, headline: str) -> Cl
         advice=f"All of it: `ropewalk cluster logs {detail.account}/{detail.name}`.",
         details=details,
     )
+
+
+def _who(node: Node, headline: str) -> str:
+    """Say which node it was, and why unless the headline said that already."""
+    if node.reason and node.reason in headline:
+        return "" if node.name in headline else f" ({node.name})"
+    return f" {node.role.capitalize()} {node.name} {_became(node)}."
 
 
 def _silent(nodes: list[Node]) -> Node | None:

@@ -26,6 +26,31 @@ class Ending:
         return cls("stop_requested", "It was asked to stop.")
 
     @classmethod
+    def silent_lifetime(cls) -> Ending:
+        """Return the ending that the server writes when the scheduler should have, and cannot be heard."""
+        return cls(
+            "cluster_timeout_silent",
+            "It reached the age of its cluster_timeout, and its scheduler did not answer: the server ended it.",
+        )
+
+    @classmethod
+    def silent_idle(cls) -> Ending:
+        """Return the ending that the server writes when nothing was heard for the time of the idle limit."""
+        return cls(
+            "idle_timeout_silent",
+            "Its scheduler runs but was not heard for longer than its idle_timeout and a time of grace: "
+            "the server ended it.",
+        )
+
+    @classmethod
+    def ignored_lifetime(cls) -> Ending:
+        """Return the ending of a cluster whose scheduler talks on long after it should have ended."""
+        return cls(
+            "cluster_timeout_ignored",
+            "It is far beyond the age of its cluster_timeout, which its scheduler ignored: the server ended it.",
+        )
+
+    @classmethod
     def start_failed(cls, reason: str) -> Ending:
         return cls("start_failed", reason, failed=True)
 
@@ -83,13 +108,18 @@ def worker_end_reason(code: int | None, reason: str | None, *, started: bool) ->
 
 
 def _why(code: int | None, reason: str | None) -> str:
+    if code in _EXITS:
+        return _EXITS[code]  # ours: says more than any cloud can
     if reason:
-        return reason
+        return _continued(reason)
     if code is None:
         return f"nobody saw why. {_SEE_LOG}"
-    if code < 0:
-        return _by_signal(-code)
-    return _EXITS.get(code, f"its process ended with status {code}. {_SEE_LOG}")
+    return _by_signal(-code) if code < 0 else f"its process ended with status {code}. {_SEE_LOG}"
+
+
+def _continued(sentence: str) -> str:
+    """Return a sentence as the second half of another; names in capitals keep them."""
+    return sentence[:1].lower() + sentence[1:] if sentence[1:2].islower() else sentence
 
 
 def _by_signal(number: int) -> str:
