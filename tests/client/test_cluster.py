@@ -15,7 +15,7 @@ from distributed.exceptions import WorkerStartTimeoutError
 from distributed.utils import Logs
 
 import ropewalk
-from ropewalk.client import calls, options, versions
+from ropewalk.client import calls, claims, options, versions
 from ropewalk.errors import (
     ClusterGoneError,
     ClusterStartError,
@@ -208,6 +208,7 @@ def test_a_cluster_that_ends_by_itself_is_told_and_let_go(server: LiveServer, ca
     cluster = ropewalk.Cluster(n_workers=0, idle_timeout="1 s")
     wait_until(lambda: cluster.status == Status.closed, within=60)
     assert any(cluster.name in line and "idle" in line for line in caplog.messages)
+    assert cluster.detail.id not in [claim.id for claim in claims._claims]
     cluster.close()
     with pytest.raises(RuntimeError, match="closed"):
         Client(cluster)

@@ -335,8 +335,8 @@ class Cluster(DaskCluster):
         await self._starter.workers(self._wait, lambda: len(self.scheduler_info["workers"]))
         if self._shutdown_on_close is None:
             self._shutdown_on_close = self._starter.created
-        if not self._shutdown_on_close and self._starter.claim is not None:
-            self._starter.claim.leave()
+        if not self._shutdown_on_close:
+            self._disclaim()
         if self._starter.watch is not None:
             self._starter.watch.poll = QUIET_POLL
 
@@ -418,6 +418,7 @@ class Cluster(DaskCluster):
         if not self.quiet:
             reason = f": {detail.reason}" if detail.reason else "."
             logger.warning("Cluster %s is %s%s", detail.name, detail.state, reason)
+        self._disclaim()
         await self._close(stop=False)
 
     def _update_worker_status(self, op: str, msg: Any) -> None:
@@ -518,9 +519,13 @@ class Cluster(DaskCluster):
                 return exc
             logger.warning("%s The scheduler was told to end the cluster instead.", exc.message)
             self._detail = detail.model_copy(update={"state": ClusterState.STOPPING})
+        self._disclaim()
+        return None
+
+    def _disclaim(self) -> None:
+        """There is nothing left for the end of the program to stop."""
         if self._starter.claim is not None:
             self._starter.claim.leave()
-        return None
 
     async def _terminate(self) -> bool:
         """Tell the scheduler itself to end; workers follow it."""
