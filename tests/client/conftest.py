@@ -116,6 +116,8 @@ class LiveServer:
         wait_until(lambda: not self.live(), within=60)
 
     def kill_everything(self) -> None:
+        # Shown by pytest if the test failed.
+        sys.stdout.write("".join(self.log.read_text().splitlines(keepends=True)[-100:]))
         self.stop()
         for process in self.nodes():
             process.kill()  # psutil compares the start time: never a stranger with a recycled pid
@@ -173,8 +175,12 @@ def _dask_config_restored() -> Iterator[None]:
 @pytest.fixture
 def server(live_server: LiveServer) -> Iterator[LiveServer]:
     """The shared server, configured; the test fails if it leaves a cluster alive."""
+    size = live_server.log.stat().st_size
     with configured(live_server):
         yield live_server
+    with live_server.log.open() as log:
+        log.seek(size)
+        sys.stdout.write(log.read()[-20_000:])  # shown by pytest if the test failed
     deadline = time.monotonic() + 30
     while (left := live_server.live()) and time.monotonic() < deadline:
         time.sleep(0.1)

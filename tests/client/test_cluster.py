@@ -97,6 +97,25 @@ def test_scaling_up_and_down_keeps_results(server: LiveServer) -> None:
         assert cluster.refresh().n_workers == 1
 
 
+def test_limits_can_be_changed_while_it_runs(server: LiveServer) -> None:
+    with ropewalk.Cluster(n_workers=0) as cluster:
+        cluster.set_keepalive("2 hours")
+        assert cluster.refresh().spec.idle_timeout == 7200
+        cluster.set_limits(no_client_timeout=600, cluster_timeout="1 day")
+        spec = cluster.refresh().spec
+        assert (spec.idle_timeout, spec.no_client_timeout, spec.cluster_timeout) == (7200, 600, 86400)
+        cluster.set_limits(cluster_timeout=None)
+        assert cluster.refresh().spec.cluster_timeout is None
+        with pytest.raises(InputError, match="at least one"):
+            cluster.set_limits()
+        with pytest.raises(InputError, match="idle_timeout"):
+            cluster.set_keepalive("soon")
+        # In effect, and not only written down:
+        cluster.set_limits(cluster_timeout=1)
+        wait_until(lambda: cluster.refresh().state == "stopped", within=60)
+        assert "cluster_timeout" in (cluster.detail.reason or "")
+
+
 def test_adapting_follows_the_work_and_scaling_ends_it(server: LiveServer) -> None:
     with ropewalk.Cluster(n_workers=0) as cluster, Client(cluster) as client:
         adaptive = cluster.adapt(minimum=0, maximum=2)

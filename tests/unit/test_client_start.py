@@ -315,9 +315,12 @@ def test_a_failed_scheduler_is_blamed_before_a_failed_worker_and_the_latest_firs
     workers = [
         node("w1", "worker", "failed", stopped_at=late),
         node("w2", "worker", "failed", stopped_at=early),
-        node("w3", "worker", "stopped", exit_code=0, stopped_at=late),
+        node("w3", "worker", "stopped", exit_code=-15, stopped_at=late),
     ]
     found = guilty(of(workers).nodes)
+    assert found is not None
+    assert found.name == "w1"
+    found = guilty(of([*workers, node(state="stopped", exit_code=-15, stopped_at=late)]).nodes)
     assert found is not None
     assert found.name == "w1"
     found = guilty(of([*workers, node("s", state="lost", stopped_at=early)]).nodes)

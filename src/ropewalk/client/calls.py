@@ -22,6 +22,7 @@ from ropewalk.schemas.clusters import (
     ClusterCreate,
     ClusterDetail,
     ClusterScale,
+    ClusterUpdate,
     Configuration,
     ConfigurationSet,
     Connection,
@@ -238,6 +239,10 @@ def stop_cluster(account: str, cluster: str, *, reason: str | None = None) -> Ca
 def scale_cluster(account: str, cluster: str, request: ClusterScale) -> Call[ClusterDetail]:
     # Sets the wanted number, whatever it was: repeatable.
     return Call("POST", _at("accounts", account, "clusters", cluster, "scale"), ClusterDetail, request)
+
+
+def update_cluster(account: str, cluster: str, request: ClusterUpdate) -> Call[ClusterDetail]:
+    return _patch(_at("accounts", account, "clusters", cluster), ClusterDetail, request)
 
 
 def get_connection(account: str, cluster: str) -> Call[Connection]:

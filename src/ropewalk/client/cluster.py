@@ -40,6 +40,7 @@ from ropewalk.schemas.clusters import (
     ClusterDetail,
     ClusterScale,
     ClusterState,
+    ClusterUpdate,
     Cost,
     Node,
     NodeRole,
@@ -590,6 +591,38 @@ class Cluster(DaskCluster):
     async def _scale(self, request: ClusterScale) -> None:
         detail = self.detail
         self._on_change(await self._api(calls.scale_cluster(detail.account, detail.id, request)))
+
+    def set_keepalive(self, duration: float | str | None) -> Any:
+        """Stop after so long without tasks (``"2 hours"``, or seconds), counted anew from the last task; None: never.
+
+        The scheduler itself sees to it, so it holds when this program and the server have ended.
+        """
+        return self.set_limits(idle_timeout=duration)
+
+    def set_limits(
+        self,
+        *,
+        idle_timeout: float | str | Unset | None = UNSET,
+        no_client_timeout: float | str | Unset | None = UNSET,
+        cluster_timeout: float | str | Unset | None = UNSET,
+    ) -> Any:
+        """Change the times after which the cluster ends by itself; what is not given stays as it is.
+
+        Args:
+            idle_timeout: Stop after so long without tasks; None: never.
+            no_client_timeout: Stop after so long without a client; None: never.
+            cluster_timeout: Stop at this age, counted from its start; None: never.
+        """
+        given = {
+            "idle_timeout": idle_timeout,
+            "no_client_timeout": no_client_timeout,
+            "cluster_timeout": cluster_timeout,
+        }
+        return self._act(self._update, options.parse_limits(given))
+
+    async def _update(self, request: ClusterUpdate) -> None:
+        detail = self.detail
+        self._on_change(await self._api(calls.update_cluster(detail.account, detail.id, request)))
 
     def adapt(  # type: ignore[override]  # returns our own kind of handle
         self,

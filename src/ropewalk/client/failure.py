@@ -16,8 +16,11 @@ _BAD = (NodeState.FAILED, NodeState.LOST)
 
 
 def guilty(nodes: list[Node]) -> Node | None:
-    """Return the node to blame: a failed scheduler before a failed worker, the latest first; None if none failed."""
-    failed = [node for node in nodes if node.state in _BAD or node.exit_code not in (None, 0)]
+    """Return the node to blame: a failed scheduler before a failed worker, the latest first; None if none failed.
+
+    A node that was told to stop, because the others did, is not to blame however it took that.
+    """
+    failed = [node for node in nodes if node.state in _BAD]
     by_role = sorted(failed, key=lambda node: (node.role is NodeRole.SCHEDULER, node.stopped_at or node.created_at))
     return by_role[-1] if by_role else None
 
@@ -52,8 +55,9 @@ def _who(node: Node, headline: str) -> str:
 
 
 def _silent(nodes: list[Node]) -> Node | None:
-    """Return the scheduler if it is what did not come up."""
-    return next((node for node in nodes if node.role is NodeRole.SCHEDULER and node.state is not NodeState.READY), None)
+    """Return the scheduler if it is what does not come up."""
+    waiting = (NodeState.PENDING, NodeState.STARTING)
+    return next((node for node in nodes if node.role is NodeRole.SCHEDULER and node.state in waiting), None)
 
 
 def _became(node: Node) -> str:

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ropewalk.client import config
 from ropewalk.errors import InputError
-from ropewalk.schemas.clusters import ClusterCreate, ClusterDetail, ClusterScale, ClusterSpec
+from ropewalk.schemas.clusters import ClusterCreate, ClusterDetail, ClusterScale, ClusterSpec, ClusterUpdate
 from ropewalk.schemas.common import Seconds
 
 __all__ = [
@@ -31,13 +31,14 @@ __all__ = [
     "build_request",
     "check_spec",
     "from_config",
+    "parse_limits",
     "parse_scale",
     "parse_seconds",
     "parse_wait",
     "random_name",
 ]
 
-M = TypeVar("M", ClusterCreate, ClusterScale, ClusterSpec)
+M = TypeVar("M", ClusterCreate, ClusterScale, ClusterSpec, ClusterUpdate)
 
 WaitFor = bool | int | float
 
@@ -96,6 +97,11 @@ def check_spec(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def parse_scale(n_workers: Any) -> ClusterScale:
     """Return the request for another number of workers, or [minimum, maximum]."""
     return _validated(ClusterScale, {"n_workers": _plain("n_workers", n_workers)})
+
+
+def parse_limits(limits: Mapping[str, Any]) -> ClusterUpdate:
+    """Return the request for those of the new *limits* that are given."""
+    return _validated(ClusterUpdate, {name: value for name, value in limits.items() if value is not UNSET})
 
 
 def _validated(model: type[M], values: dict[str, Any]) -> M:

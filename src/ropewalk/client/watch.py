@@ -87,6 +87,8 @@ class Watch:
             self._changed.clear()
         if self.failure is not None:
             raise self.failure
+        if self._task is not None and self._task.done() and not self._task.cancelled():
+            self._task.result()  # raises what is a defect of ours, which nobody should wait on
         return self.detail
 
     async def _run(self) -> None:
