@@ -59,6 +59,14 @@ class CloudAccount(Schema):
 Price = Annotated[float, Field(ge=0, le=10_000)]
 
 
+class Isolate(StrEnum):
+    """Whether each account's nodes run as a user of their own."""
+
+    AUTO = "auto"
+    REQUIRED = "required"
+    OFF = "off"
+
+
 class HostedSettings(Schema):
     """What the operator decides about hosted clusters on this machine (backend `local`).
 
@@ -76,4 +84,25 @@ class HostedSettings(Schema):
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
     log_retention_days: Annotated[float, Field(gt=0, le=3660)] = Field(
         30.0, description="How long logs of ended nodes are kept; 30 days as in the reference product."
+    )
+    isolation: Isolate = Field(
+        Isolate.AUTO,
+        description="Each account's nodes run as a user of their own: where possible (auto), or not at all without "
+        "that (required), or never (off).",
+    )
+    uid_base: Annotated[int, Field(ge=1000, lt=2**31)] = Field(
+        2_100_000_000,
+        description="First of the user ids for accounts. The default is above what systemd, useradd's subordinate ids "
+        "and sssd give out, and below 2**31.",
+    )
+    uid_count: Annotated[int, Field(ge=2, le=2**24)] = Field(
+        65_536, description="How many user ids there are for accounts; one is never given to a second account."
+    )
+    process_limit: Annotated[int, Field(ge=32, le=2**22)] = Field(
+        1024, description="Processes and threads of one node at the most, where control groups can limit them."
+    )
+    cpu_quota: bool = Field(
+        False,
+        description="A node never uses more than its cores, also when others idle; otherwise cores are its share "
+        "when the machine is busy.",
     )

@@ -5,11 +5,13 @@
     <root>/clusters/<cluster id>/<node name>/
         lock          held by the node (and whatever inherited it) as long as it lives
         stop          present: asked to stop, must never come up
-        about.json    what the node is, and a scheduler's address; written before the process exists
+        about.json    what the node is, its user and control groups, and a scheduler's address; written before the
+                      process exists
         process.json  pid, start time and boot of its process
         ended.json    exit status and reason, once it is gone; then nothing of it is left but this and the log
         log           what it wrote to stdout and stderr
-        config.json   its configuration with its private key (0600), removed at its end
+        config.json   its configuration with its private key (0600), removed at its end; a node with a user of its
+                      own is told by a pipe instead
         scratch/      its working directory, removed at its end
         tmp/          its TMPDIR, removed at its end
 """
@@ -28,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ropewalk.backends.local.confinement import FREE, Confinement
 from ropewalk.backends.local.processes import Identity, Tag
 from ropewalk.backends.port import NodeHandle
 from ropewalk.errors import FixItError
@@ -154,9 +157,39 @@ class NodeHome:
         address = self.about().get("address")
         return address if isinstance(address, str) else None
 
-    def write_about(self, address: str | None) -> None:
+    def write_about(self, address: str | None, confinement: Confinement = FREE, memory: int | None = None) -> None:
         tag = self.tag
-        self._store("about.json", {"installation": tag.installation, "role": str(tag.role), "address": address})
+        about = {
+            "installation": tag.installation,
+            "role": str(tag.role),
+            "address": address,
+            "uid": confinement.uid,
+            "cgroups": confinement.cgroups,
+            "memory": memory,
+        }
+        self._store("about.json", about)
+
+    def cgroups(self) -> list[str]:
+        """Return the directories of the node's control groups."""
+        recorded = self.about().get("cgroups")
+        return [str(path) for path in recorded] if isinstance(recorded, list) else []
+
+    def memory(self) -> int | None:
+        """Return the bytes of memory that the node was promised."""
+        memory = self.about().get("memory")
+        return memory if isinstance(memory, int) else None
+
+    def make_folders(self, uid: int | None) -> None:
+        """Make the node's own two folders; of all that is around them a node of another user sees nothing."""
+        for folder in (self.scratch, self.tmp):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        if uid is None:
+            return
+        for way in (self.path.parent, self.path):
+            os.chown(way, -1, uid)
+            way.chmod(0o710)
+        for folder in (self.scratch, self.tmp):
+            os.chown(folder, uid, uid)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         self._store("config.json", config)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from ropewalk.backends.local import processes
+from dask.utils import format_bytes
+
+from ropewalk.backends.local import cgroups, processes
 from ropewalk.backends.local.home import Ended, NodeHome
 from ropewalk.backends.local.processes import Identity, Table
 from ropewalk.backends.port import Answer, Sighting
@@ -49,6 +51,17 @@ def adopt(home: NodeHome, table: Table) -> Identity | None:
     return identity
 
 
+def belonging(home: NodeHome, table: Table, leader: Identity | None) -> list[Identity]:
+    """Return the processes of a node: by tag, by session, and those that only its control groups know."""
+    return list({*table.members(home.tag, leader), *cgroups.members(home.cgroups())})
+
+
+def force(home: NodeHome, table: Table, leader: Identity | None) -> None:
+    """End all of a node at once."""
+    processes.kill(table.members(home.tag, leader))
+    cgroups.kill(home.cgroups())
+
+
 def _gone(home: NodeHome, ended: Ended) -> Sighting:
     identity = home.identity()
     return Sighting(
@@ -83,6 +96,8 @@ def _held(home: NodeHome, table: Table) -> Sighting:
     processes.kill(members)
     if identity is None and not members:
         return Sighting(home.tag.name, Answer.UNKNOWN, reason=_LAUNCHING)
+    if identity is not None:  # otherwise what is in its control groups may be about to become the node
+        cgroups.kill(home.cgroups())
     return Sighting(home.tag.name, Answer.RUNNING, identity.cloud_id if identity else None, reason=_LINGERING)
 
 
@@ -98,7 +113,7 @@ def _ended_or_unlaunched(home: NodeHome, table: Table) -> Sighting:
             return running(home, found)
     elif processes.alive(identity):
         return running(home, identity)  # it let go of the lock, but lives
-    if not _swept(home, table.members(home.tag, None)):
+    if not _swept(home, belonging(home, table, None)):
         return Sighting(home.tag.name, Answer.RUNNING, reason=_LINGERING)
     if identity is None:
         return _never_launched(home)
@@ -108,17 +123,20 @@ def _ended_or_unlaunched(home: NodeHome, table: Table) -> Sighting:
 def _swept(home: NodeHome, leftovers: Sequence[Identity]) -> bool:
     """End what outlived its node; returns whether all of it is gone."""
     deadline = time.monotonic() + _VANISH_SECONDS
+    groups = home.cgroups()
     while leftovers:
         processes.kill(leftovers)
+        cgroups.kill(groups)
         if time.monotonic() > deadline:
             return False
         time.sleep(0.01)
-        leftovers = Table().members(home.tag, None)
+        leftovers = belonging(home, Table(), None)
     return True
 
 
 def _never_launched(home: NodeHome) -> Sighting:
     home.remove_secrets()
+    cgroups.remove(home.cgroups())
     asked = home.forbidden_since() is not None
     reason = "It was asked to stop before it was launched." if asked else "It was not launched."
     return Sighting(home.tag.name, Answer.GONE, reason=reason)
@@ -127,11 +145,23 @@ def _never_launched(home: NodeHome) -> Sighting:
 def _bury(home: NodeHome, identity: Identity) -> Sighting:
     """Remove keys and data, then record the end; without the record the next look does it again."""
     code = processes.exit_code(identity)
-    ended = Ended(code, processes.describe_exit(code, asked=home.forbidden_since() is not None))
+    ended = Ended(code, _reason(home, code))
     home.remove_secrets()
+    cgroups.remove(home.cgroups())
     try:
         home.write_ended(ended)
     except OSError:
         return _gone(home, ended)  # true all the same; a full disk must not keep a node alive in the books
     processes.forget(identity)
     return _gone(home, ended)
+
+
+def _reason(home: NodeHome, code: int | None) -> str:
+    asked = home.forbidden_since() is not None
+    memory = home.memory()
+    if not asked and code != 0 and memory is not None and cgroups.out_of_memory(home.cgroups()):
+        return (
+            f"It used more than its {format_bytes(memory)} of memory, so the kernel ended it. "
+            "Give it more memory, or its tasks less data at a time."
+        )
+    return processes.describe_exit(code, asked=asked)

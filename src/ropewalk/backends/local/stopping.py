@@ -63,7 +63,7 @@ class Stopping:
         except OSError:
             return False  # a passing fault, or one that is shown elsewhere; keep trying
         if self._remaining() <= 0:
-            processes.kill(table.members(self._home.tag, identity))
+            sight.force(self._home, table, identity)
         elif identity is not None and not self._asked:
             processes.send(identity, signal.SIGTERM)
             self._asked = True
