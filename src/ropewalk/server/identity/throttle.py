@@ -101,9 +101,10 @@ async def _rows(
     rows = {}
     for key in sorted(counter.key for counter in counters):
         new = insert(LoginAttempts).values(key=key, failures=0, retry_at=now, updated_at=now)
-        await session.execute(new.on_conflict_do_nothing(index_elements=["key"]))
-        query = select(LoginAttempts).where(LoginAttempts.key == key).with_for_update()
-        rows[key] = (await session.scalars(query)).one()
+        # An update that changes nothing, unlike doing nothing, locks the row: nobody can delete it before it is read.
+        same = {"failures": LoginAttempts.failures}
+        await session.execute(new.on_conflict_do_update(index_elements=["key"], set_=same))
+        rows[key] = await session.get_one(LoginAttempts, key)
     return rows
 
 
