@@ -10,7 +10,7 @@ import pytest
 
 from ropewalk.cli import clusters, streams
 from ropewalk.errors import LimitExceededError, NotFoundError, UnavailableError
-from ropewalk.schemas.clusters import Cluster, ClusterDetail, ClusterState, Cost, LogPage, NodeState
+from ropewalk.schemas.clusters import Cluster, ClusterDetail, ClusterSpec, ClusterState, Cost, LogPage, NodeState
 from tests.cli.conftest import NOW, FakeServer, Run, cluster, event, node
 
 FLIGHTS = "/accounts/ada/clusters/flights"
@@ -135,6 +135,24 @@ def test_scale(
 def test_scale_refuses_numbers_that_make_no_sense(run: Run, server: FakeServer, numbers: list[str]) -> None:
     assert run("cluster", "scale", "flights", *numbers).exit_code == 2
     assert not server.bodies("POST", FLIGHTS + "/scale")
+
+
+@pytest.mark.parametrize(
+    ("duration", "sent", "told"),
+    [("2 hours", 7200.0, "after 7200 seconds"), ("90", 90.0, "after 90 seconds"), ("never", None, "does not stop")],
+)
+def test_keep_alive(run: Run, server: FakeServer, duration: str, sent: float | None, told: str) -> None:
+    found = cluster()
+    server.answer("PATCH", FLIGHTS, found.model_copy(update={"spec": ClusterSpec(idle_timeout=sent)}))
+    result = run("cluster", "keep-alive", "flights", duration)
+    assert result.exit_code == 0, result.stderr
+    assert told in result.stdout
+    assert server.bodies("PATCH", FLIGHTS) == [{"idle_timeout": sent}]
+
+
+def test_keep_alive_refuses_what_is_no_duration(run: Run, server: FakeServer) -> None:
+    assert run("cluster", "keep-alive", "flights", "soon").exit_code == 2
+    assert not server.bodies("PATCH", FLIGHTS)
 
 
 def test_scale_reports_the_limit(run: Run, server: FakeServer) -> None:

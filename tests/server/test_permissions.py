@@ -55,6 +55,7 @@ def test_what_only_administrators_and_operators_may_is_what_we_decided() -> None
         Permission.ACCOUNT_MEMBERS_REMOVE,
         Permission.ACCOUNT_CLOUD_CHECK,
         Permission.ACCOUNT_CLUSTERS_SCALE_ANY,
+        Permission.ACCOUNT_CLUSTERS_UPDATE_ANY,
         Permission.ACCOUNT_CLUSTERS_STOP_ANY,
     }
     only_operator = ROLE_PERMISSIONS[Role.OPERATOR] - ROLE_PERMISSIONS[Role.ADMIN]

@@ -61,6 +61,25 @@ def test_a_target_rises_at_once_and_falls_slowly() -> None:
     assert target.value == 2
 
 
+def test_a_target_grows_by_doubling_and_shrinks_by_halving() -> None:
+    target = Target({"minimum": 0, "maximum": 1000})
+    grown = []
+    while target.value != 1000:
+        target.update(5000)
+        grown.append(target.value)
+    assert grown == [10, 20, 40, 80, 160, 320, 640, 1000]
+    shrunk = [target.value for _ in range(3 * main.SHRINK_TICKS) if target.update(0)]
+    assert shrunk == [500, 250, 125]
+
+
+def test_new_bounds_hold_at_once() -> None:
+    target = Target({"minimum": 0, "maximum": 10})
+    target.update(10)
+    target.bounds = {"minimum": 0, "maximum": 4}
+    assert target.update(10)
+    assert target.value == 4
+
+
 def test_a_short_dip_does_not_lower_a_target() -> None:
     target = Target({"minimum": 0, "maximum": 5})
     target.update(4)

@@ -16,6 +16,9 @@ from ropewalk.node import exits
 from ropewalk.schemas.clusters import ClusterState, NodeRole, NodeState
 from ropewalk.server.clusters.plan import (
     ATTENTION,
+    LIFETIME_GRACE,
+    LIFETIME_IGNORED,
+    LINK_PATIENCE,
     MAX_LAUNCH_ATTEMPTS,
     MAX_START_FAILURES,
     RETIRE_AGAIN,
@@ -27,6 +30,7 @@ from ropewalk.server.clusters.plan import (
     NodeView,
     plan,
 )
+from ropewalk.server.clusters.silence import Silence
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SCHEDULER = "c-scheduler"
@@ -61,6 +65,9 @@ class World:
     retire_fault: bool = False
     counter: int = 0
     closing: str | None = None
+    silent_since: datetime | None = None
+    silence_told: bool = False
+    frozen: bool = False
     launches: list[str] = field(default_factory=list)
     log: list[Action] = field(default_factory=list)
 
@@ -84,7 +91,9 @@ class World:
 
     def view(self) -> ClusterView:
         """Return what can be seen: through sightings and the scheduler's word, with what hides today."""
-        linked = self.runs(SCHEDULER) and SCHEDULER in self.connected and not self.link_broken
+        up = self.runs(SCHEDULER) and SCHEDULER in self.connected
+        linked = up and not self.link_broken and not self.frozen
+        self.silent_since = None if linked else self.silent_since or self.now
         nodes = []
         for node in self.cluster.nodes:
             looked = node.state.live and node.state is not NodeState.PENDING
@@ -107,6 +116,8 @@ class World:
             nodes=tuple(nodes),
             linked=linked,
             closing=self.closing if linked else None,
+            silent_since=self.silent_since,
+            silence_told=self.silence_told,
             ever_worked=any(n.ready_at for n in self.cluster.nodes if n.role is NodeRole.WORKER),
         )
 
@@ -148,6 +159,16 @@ class World:
             ClusterState.FAILED,
         ):
             assert not any(process.running for process in self.cloud.values()), "something still runs"
+        if action.ending is not None and view.ending is None and action.ending.code.endswith("_silent"):
+            self.check_backstop(view)
+
+    def check_backstop(self, view: ClusterView) -> None:
+        """Being unheard ends nothing: only a limit of the user's does."""
+        assert not view.linked
+        old = view.cluster_timeout is not None and self.now - view.created_at > view.cluster_timeout
+        silent = self.now - (view.silent_since or self.now)
+        idle = view.idle_timeout is not None and silent >= view.idle_timeout + view.silent_after
+        assert old or idle
 
     # What actions do.
 
@@ -173,6 +194,9 @@ class World:
                     self.set_node(name, stop_asked_at=asked, retry_at=self.now + STOP_AGAIN)
                     if name in self.cloud and self.cloud[name].stoppable:
                         self._end(name, 0)
+            case ActionKind.LINK_LOST | ActionKind.LINK_BACK:
+                assert self.silence_told is (action.kind is ActionKind.LINK_BACK)
+                self.silence_told = action.kind is ActionKind.LINK_LOST
             case ActionKind.CHOOSE:
                 ready = [n.name for n in self.workers(NodeState.READY, NodeState.STARTING) if n.name in self.connected]
                 for name in ready[: action.count]:
@@ -515,6 +539,132 @@ def test_a_retired_worker_that_ends_is_no_failure() -> None:
     assert world.counter == 2
 
 
+def hung(**limits: timedelta) -> World:
+    """Return a world whose scheduler runs but has not answered from now on."""
+    world = started()
+    world.cluster = replace(world.cluster, **limits)  # type: ignore[arg-type] # names of limits
+    world.settle()
+    world.frozen = True
+    world.settle()
+    world.log.clear()
+    return world
+
+
+def ending_of(world: World) -> str | None:
+    return world.cluster.ending.code if world.cluster.ending is not None else None
+
+
+def test_a_scheduler_that_hangs_is_ended_at_its_lifetime_by_the_server() -> None:
+    world = hung(cluster_timeout=timedelta(hours=1))
+    world.now = NOW + timedelta(hours=1)
+    world.settle()
+    assert world.state == "ready"
+    assert NOW + timedelta(hours=1) + LIFETIME_GRACE in [a.at for a in world.log]
+    world.now += LIFETIME_GRACE
+    world.settle()
+    assert (world.state, ending_of(world)) == ("stopped", "cluster_timeout_silent")
+
+
+def test_a_scheduler_that_hangs_is_ended_at_its_idle_limit_counted_from_its_last_word() -> None:
+    world = hung(idle_timeout=timedelta(minutes=20))
+    end = world.now + timedelta(minutes=35)
+    world.now = end - timedelta(seconds=1)
+    world.settle()
+    assert world.state == "ready"
+    world.now = end
+    world.settle()
+    assert (world.state, ending_of(world)) == ("stopped", "idle_timeout_silent")
+
+
+def test_a_long_silence_without_limits_is_told_and_ends_nothing() -> None:
+    world = hung()
+    world.now += timedelta(days=300)
+    world.settle()
+    assert world.state == "ready"
+    alarms = {a.reason for a in world.log if a.kind is ActionKind.ATTENTION}
+    assert ["Nothing ends it" in (reason or "") for reason in alarms] == [True], "one sentence, however often"
+
+
+def test_an_unheard_scheduler_that_the_cloud_cannot_see_either_is_not_ended_for_idleness() -> None:
+    world = hung(idle_timeout=timedelta(minutes=1))
+    world.unknown = {SCHEDULER}
+    world.now += timedelta(days=1)
+    world.settle()
+    assert world.state == "ready"
+
+
+def test_the_server_leaves_limits_to_a_scheduler_that_it_hears() -> None:
+    world = started()
+    world.cluster = replace(world.cluster, idle_timeout=timedelta(1), cluster_timeout=timedelta(hours=1))
+    world.now = NOW + timedelta(hours=1) + LIFETIME_IGNORED - timedelta(seconds=1)
+    world.settle()
+    assert world.state == "ready"
+    world.now += timedelta(seconds=1)
+    world.settle()
+    assert (world.state, ending_of(world)) == ("stopped", "cluster_timeout_ignored")
+
+
+def test_a_server_that_was_away_lets_a_scheduler_that_is_overdue_answer_first() -> None:
+    world = started()
+    world.cluster = replace(world.cluster, cluster_timeout=timedelta(hours=1))
+    world.now = NOW + timedelta(days=1)
+    world.frozen, world.silent_since = True, None
+    world.settle()
+    assert world.state == "ready"
+
+
+def told(world: World) -> list[ActionKind]:
+    return [a.kind for a in world.log if a.kind in (ActionKind.LINK_LOST, ActionKind.LINK_BACK)]
+
+
+def test_a_lost_link_is_told_after_a_few_seconds_and_once_and_its_return_too() -> None:
+    world = hung()
+    assert told(world) == []
+    for _ in range(3):
+        world.now += LINK_PATIENCE
+        world.settle()
+    assert told(world) == [ActionKind.LINK_LOST]
+    world.frozen = False
+    world.settle()
+    world.settle()
+    assert told(world) == [ActionKind.LINK_LOST, ActionKind.LINK_BACK]
+
+
+def test_a_short_break_of_the_link_is_not_told() -> None:
+    world = hung()
+    world.now += LINK_PATIENCE - timedelta(seconds=1)
+    world.settle()
+    world.frozen = False
+    world.now += timedelta(seconds=10)
+    world.settle()
+    assert not world.silence_told
+    assert not [a for a in world.log if a.kind is ActionKind.LINK_LOST]
+
+
+def test_a_link_that_comes_and_goes_is_not_told_each_time() -> None:
+    silence = Silence(timedelta(minutes=15))
+    now, events = NOW, 0
+    for _ in range(24 * 60 * 6):
+        now += timedelta(seconds=10)
+        silence.note(now, linked=False)
+        if silence.tell_from is None or silence.tell_from <= now:
+            silence.tell_lost(now)
+            silence.tell_back()
+            events += 1
+        silence.note(now, linked=True)
+    assert events < 35
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_pause_that_a_wrong_clock_wrote_is_not_waited_for(hours: int) -> None:
+    world = World(launch_fault="try_again")
+    world.settle()
+    world.launch_fault = None
+    world.now += timedelta(hours=hours)
+    world.settle()
+    assert len(world.launches) == 3
+
+
 @pytest.mark.parametrize("state", [ClusterState.STOPPED, ClusterState.FAILED])
 def test_nothing_is_done_about_a_cluster_that_has_ended(state: ClusterState) -> None:
     world = started()
@@ -570,6 +720,17 @@ class Histories(RuleBasedStateMachine):
     def the_link_changes(self, broken: bool) -> None:
         self.world.link_broken = broken
 
+    @rule(frozen=st.booleans())
+    def the_scheduler_hangs(self, frozen: bool) -> None:
+        self.world.frozen = frozen
+
+    @rule(
+        idle=st.sampled_from([None, timedelta(seconds=30), timedelta(hours=1)]),
+        age=st.sampled_from([None, timedelta(minutes=10), timedelta(hours=5)]),
+    )
+    def somebody_sets_limits(self, idle: timedelta | None, age: timedelta | None) -> None:
+        self.world.cluster = replace(self.world.cluster, idle_timeout=idle, cluster_timeout=age)
+
     @rule(broken=st.booleans())
     def retiring_changes(self, broken: bool) -> None:
         self.world.retire_fault = broken
@@ -603,6 +764,7 @@ class Histories(RuleBasedStateMachine):
         """When faults end, it comes to rest in the wanted state, or has ended."""
         world = self.world
         world.unknown, world.link_broken, world.launch_fault, world.retire_fault = set(), False, None, False
+        world.frozen = False
         for process in world.cloud.values():
             process.stoppable = True
         for _ in range(30):

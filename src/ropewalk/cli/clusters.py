@@ -132,6 +132,31 @@ def _workers(numbers: list[int]) -> int | tuple[int, int]:
     )
 
 
+@app.command("keep-alive")
+def keep_alive(
+    cluster: options.ClusterName,
+    duration: Annotated[
+        str, typer.Argument(metavar="DURATION", help="As '2 hours' or seconds, or 'never'.", show_default=False)
+    ],
+    account: options.Account = None,
+    as_json: options.Json = False,
+) -> None:
+    """Set after how long without tasks a cluster stops (its idle_timeout)."""
+    from ropewalk.cli.api import connect
+    from ropewalk.client import calls
+    from ropewalk.schemas.clusters import ClusterUpdate
+
+    request = ask.build(ClusterUpdate, idle_timeout=None if duration == "never" else duration)
+    with connect() as api:
+        found = api(calls.update_cluster(*api.locate(cluster, account), request))
+    if as_json:
+        output.dump(found)
+    elif found.spec.idle_timeout is None:
+        output.say(f"Cluster {found.name} does not stop for being idle.")
+    else:
+        output.say(f"Cluster {found.name} stops after {found.spec.idle_timeout:g} seconds without tasks.")
+
+
 @app.command()
 def stop(
     clusters: Annotated[

@@ -81,6 +81,8 @@ TICK_SECONDS = 1.0
 """How often limits and the adaptive target are looked at."""
 SHRINK_TICKS = 3
 """An adaptive target falls only after it was lower for so many ticks, as `wait_count` in Dask's own Adaptive."""
+GROW_STEP = 10
+"""Workers that an adaptive target may always grow by at one look; from there on it doubles, second by second."""
 START_SECONDS = 300
 """A worker gives up when it found no scheduler for so long."""
 
@@ -163,7 +165,11 @@ class Limits:
 
 
 class Target:
-    """Smooths an adaptive target: up at once, down only after it was lower for :data:`SHRINK_TICKS` looks."""
+    """Smooths an adaptive target.
+
+    It rises at once, but to at most twice itself (or :data:`GROW_STEP` more); it falls only after it was lower for
+    :data:`SHRINK_TICKS` looks, and by at most half. A wrong guess of how long tasks take then costs little.
+    """
 
     def __init__(self, bounds: Mapping[str, int] | None) -> None:
         self.bounds = bounds
@@ -178,8 +184,14 @@ class Target:
             return before is not None
         wanted = max(self.bounds["minimum"], min(self.bounds["maximum"], wanted))
         self._lower = self._lower + 1 if self.value is not None and wanted < self.value else 0
-        if self.value is None or wanted > self.value or self._lower >= SHRINK_TICKS:
-            self.value, self._lower = wanted, 0
+        if self.value is None:
+            self.value = self.bounds["minimum"]
+        if wanted > self.value:
+            self.value = min(wanted, self.value + max(self.value, GROW_STEP))
+        elif self._lower >= SHRINK_TICKS:
+            self.value, self._lower = max(wanted, self.value // 2), 0
+        # Bounds may have changed since.
+        self.value = max(self.bounds["minimum"], min(self.bounds["maximum"], self.value))
         return self.value != before
 
 

@@ -154,6 +154,20 @@ class ClusterScale(Schema):
     _ordered = field_validator("n_workers")(ClusterSpec._ordered.__func__)  # type: ignore[attr-defined] # noqa: SLF001 - one rule, two models
 
 
+class ClusterUpdate(Schema):
+    """New limits of a cluster that runs, in seconds or as text with a unit; null: never. Others stay as they are."""
+
+    idle_timeout: Seconds | None = Field(None, description="Stop after so long without tasks.")
+    no_client_timeout: Seconds | None = Field(None, description="Stop after so long without a client.")
+    cluster_timeout: Seconds | None = Field(None, description="Stop at this age, counted from the start.")
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError("give at least one of idle_timeout, no_client_timeout and cluster_timeout")
+        return self
+
+
 class Cost(Schema):
     """Cost by the prices that held when each node started."""
 

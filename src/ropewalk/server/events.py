@@ -41,6 +41,8 @@ class EventCode(StrEnum):
     CLUSTER_FAILED = "cluster.failed"
     CLUSTER_ATTENTION = "cluster.attention"
     CLUSTER_LINK_LOST = "cluster.link_lost"
+    CLUSTER_LINK_BACK = "cluster.link_back"
+    CLUSTER_LIMITS_SET = "cluster.limits_set"
     NODE_LAUNCHED = "node.launched"
     NODE_LAUNCH_FAILED = "node.launch_failed"
     NODE_READY = "node.ready"
@@ -79,6 +81,8 @@ MEANINGS: Mapping[EventCode, str] = {
     EventCode.CLUSTER_FAILED: "It failed; the sentence says which node, and why.",
     EventCode.CLUSTER_ATTENTION: "Something does not go on by itself, and goes on being tried; a person should look.",
     EventCode.CLUSTER_LINK_LOST: "The control plane cannot reach its scheduler. The cluster itself may work on.",
+    EventCode.CLUSTER_LINK_BACK: "The control plane hears the scheduler again.",
+    EventCode.CLUSTER_LIMITS_SET: "Somebody changed the times after which it ends by itself.",
     EventCode.NODE_LAUNCHED: "Nodes were started by the cloud.",
     EventCode.NODE_LAUNCH_FAILED: "A node could not be started; the sentence says why and whether it is tried again.",
     EventCode.NODE_READY: "A node joined the cluster.",

@@ -107,6 +107,11 @@ class Settings(BaseSettings):
     reconcile_concurrency: Annotated[int, Field(ge=1, le=1000)] = Field(
         32, description="Clusters that are worked on at the same time."
     )
+    silent_scheduler_seconds: Positive = Field(
+        900,
+        description="Time without a word of a scheduler after which a person should look; also the grace, on top of "
+        "its idle_timeout, after which the server ends a cluster whose scheduler hangs.",
+    )
     sweep_seconds: Positive = Field(300, description="Time between two searches for orphans.")
     orphan_grace_seconds: Positive = Field(600, description="Age at which an orphan is removed.")
     metrics_token: SecretStr | None = Field(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from ropewalk.backends.memory import MemoryBackend, MemoryCloud
-from ropewalk.schemas.clusters import ClusterCreate, ClusterDetail, ClusterScale
+from ropewalk.schemas.clusters import ClusterCreate, ClusterDetail, ClusterScale, ClusterUpdate
 from ropewalk.schemas.common import Event
 from ropewalk.schemas.identity import MemberRole
 from ropewalk.server.cloud_accounts.registry import Backends
@@ -18,7 +19,7 @@ from ropewalk.server.clusters import service
 from ropewalk.server.clusters.reconciler import Reconciler
 from ropewalk.server.context import Context
 from ropewalk.server.db.engine import Database
-from ropewalk.server.db.models import Account, Installation, Member, Node
+from ropewalk.server.db.models import Account, Cluster, Installation, Member, Node
 from ropewalk.server.identity.permissions import AccountCaller
 from ropewalk.server.identity.users import add_user
 from ropewalk.server.secrets import Vault
@@ -84,6 +85,9 @@ class Fleet:
     async def scale(self, n_workers: int | tuple[int, int], name: str = "c") -> None:
         await service.scale(self.context, self.caller, name, ClusterScale(n_workers=n_workers))
 
+    async def update(self, name: str = "c", **limits: object) -> ClusterDetail:
+        return await service.update(self.context, self.caller, name, ClusterUpdate.model_validate(limits))
+
     async def stop(self, name: str = "c") -> None:
         await service.stop(self.context, self.caller, name)
 
@@ -122,6 +126,12 @@ class Fleet:
         """Let time pass, for the server and for whoever waits for a time."""
         self.clock.advance(seconds)
         self.context.wakeups.wake("*")
+
+    async def hold_leases(self) -> None:
+        """Let leases outlast any tick, as renewals would while that time passes."""
+        async with self.database.transaction() as session:
+            expires = self.clock.now() + timedelta(days=365)
+            await session.execute(update(Cluster).values(lease_expires_at=expires))
 
     def running(self) -> list[str]:
         return self.cloud.node_names()

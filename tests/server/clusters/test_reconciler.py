@@ -7,15 +7,17 @@ import subprocess
 import sys
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import pytest
 
-from ropewalk.errors import FixItError, TryAgainError
+from ropewalk.errors import ClusterGoneError, FixItError, TryAgainError
 from ropewalk.server.clusters import service
 from ropewalk.server.clusters.leases import Lease, LeaseLostError, claim, fenced, new_owner, release_dead
 from ropewalk.server.clusters.plan import ATTENTION, STOP_AGAIN
 from ropewalk.server.clusters.sweep import Sweep
 from ropewalk.server.db.models import Cluster
+from ropewalk.server.events import EventCode, record
 from tests.server.clusters.conftest import Fleet
 from tests.support.waiting import eventually
 
@@ -214,6 +216,85 @@ async def test_new_bounds_reach_the_scheduler(running: Fleet) -> None:
     await eventually(lambda: running.cloud.configuration(cluster.id)[0] == {"minimum": 2, "maximum": 4})
     await running.scale(3)
     await eventually(lambda: running.cloud.configuration(cluster.id)[0] is None)
+
+
+async def test_new_limits_reach_the_scheduler_and_are_kept(running: Fleet) -> None:
+    cluster = await running.create(n_workers=0, idle_timeout="1 hour")
+    await running.until("ready")
+    told = partial(running.cloud.configuration, cluster.id)
+    await eventually(lambda: told()[1].get("idle_timeout") == 3600)
+    shown = await running.update(idle_timeout="2 hours", cluster_timeout=None)
+    assert (shown.spec.idle_timeout, shown.spec.cluster_timeout) == (7200, None)
+    await eventually(lambda: told()[1] == {"idle_timeout": 7200, "no_client_timeout": None, "cluster_timeout": None})
+    (event,) = [e for e in await running.events() if e.code == "cluster.limits_set"]
+    assert event.actor == "ada"
+    assert "idle_timeout" in event.message
+    await running.stop()
+    with pytest.raises(ClusterGoneError):
+        await running.update(idle_timeout=5)
+
+
+async def _unhear(fleet: Fleet, cluster: str) -> None:
+    """Let the scheduler's process go on, but its link be down."""
+    fleet.cloud.inject("connect", TryAgainError("There is no route."), times=None)
+    # A status that nobody can read ends the connection, as a broken network does.
+    fleet.cloud.set_status(cluster, workers=None)
+
+
+async def test_a_link_that_is_lost_and_comes_back_is_told_once_each(running: Fleet) -> None:
+    cluster = await running.create(n_workers=1)
+    await running.until("ready", workers=1)
+    await _unhear(running, cluster.id)
+
+    async def lost() -> bool:
+        running.tick(1)
+        return await running.codes_contain("cluster.link_lost")
+
+    await eventually(lost)
+    running.tick(30)
+    running.cloud.heal()
+    running.cloud.set_status(cluster.id, workers=[f"{cluster.id}-worker-1"])
+    await eventually(partial(running.codes_contain, "cluster.link_back"))
+    codes = [code for code in await running.codes() if code.startswith("cluster.link")]
+    assert codes == ["cluster.link_lost", "cluster.link_back"]
+    assert (await running.get()).state == "ready"
+
+
+async def test_the_next_server_tells_that_a_lost_link_is_back(fleet: Fleet) -> None:
+    async with fleet.server():
+        cluster = await fleet.create(n_workers=0)
+        await fleet.until("ready")
+        async with fleet.context.db.transaction() as session:
+            record(session, fleet.clock.now(), EventCode.CLUSTER_LINK_LOST, "Lost.", cluster_id=cluster.id)
+    async with fleet.server():
+        await eventually(partial(fleet.codes_contain, "cluster.link_back"))
+
+
+@pytest.mark.parametrize("limit", ["idle_timeout", "cluster_timeout"])
+async def test_a_cluster_whose_scheduler_hangs_is_ended_by_its_limits_and_nothing_else(
+    running: Fleet, limit: str
+) -> None:
+    limits: dict[str, Any] = {"idle_timeout": None, limit: 7200}
+    cluster = await running.create(n_workers=1, **limits)
+    await running.until("ready", workers=1)
+    await _unhear(running, cluster.id)
+
+    async def silent() -> bool:
+        running.tick(1)
+        return await running.codes_contain("cluster.link_lost")
+
+    await eventually(silent)
+    await running.hold_leases()
+    running.tick(running.settings.silent_scheduler_seconds)
+    assert "has not been heard for 15 minutes" in await eventually(running.attention)
+    shown = await running.get()
+    assert shown.state == "ready"
+    assert f"Its {limit} ends it" in (shown.reason or "")
+    running.tick(7200)
+    stopped = await running.until("stopped")
+    assert limit in (stopped.reason or "")
+    assert running.running() == []
+    assert [e.details["ending"] for e in await running.events() if e.code == "cluster.stopped"] == [f"{limit}_silent"]
 
 
 async def test_the_next_server_takes_a_cluster_over_as_it_is(fleet: Fleet) -> None:

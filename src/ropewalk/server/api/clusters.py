@@ -15,6 +15,7 @@ from ropewalk.schemas.clusters import (
     ClusterCreate,
     ClusterDetail,
     ClusterScale,
+    ClusterUpdate,
     Connection,
     Cost,
     CostEstimate,
@@ -84,6 +85,17 @@ async def list_clusters(
 async def get_cluster(caller: ReadCaller, context: ContextDep, name: str) -> ClusterDetail:
     """Show a cluster, by name (the newest that had it) or id."""
     return await service.get(context, caller, name)
+
+
+@router.patch("/accounts/{account}/clusters/{name}")
+async def update_cluster(
+    caller: Annotated[AccountCaller, require(Permission.ACCOUNT_CLUSTERS_UPDATE)],
+    context: ContextDep,
+    name: str,
+    wish: ClusterUpdate,
+) -> ClusterDetail:
+    """Change the times after which a cluster that runs ends by itself."""
+    return await service.update(context, caller, name, wish)
 
 
 @router.delete("/accounts/{account}/clusters/{name}")

@@ -24,6 +24,7 @@ from ropewalk.server.clusters.leases import Lease, LeaseLostError, fenced
 from ropewalk.server.clusters.links import Link
 from ropewalk.server.clusters.plan import RETIRE_AGAIN, STOP_AGAIN, Action, ActionKind, plan
 from ropewalk.server.clusters.secret import open_secret
+from ropewalk.server.clusters.silence import Silence
 from ropewalk.server.context import Context
 from ropewalk.server.db.models import Cluster, Node
 from ropewalk.server.events import EventCode, record
@@ -68,7 +69,8 @@ class Actor:
         self._handles: dict[str, NodeHandle] = {}
         self._sightings: dict[str, Sighting] = {}
         self._link: Link | None = None
-        self._bounds: dict[str, int] | str | None = "unknown"
+        self._told: launching.Wishes | None = None
+        self._silence: Silence | None = None
         self._worked = False
         self._retiring: set[str] = set()
         self._asked_to_stop: set[str] = set()
@@ -154,17 +156,22 @@ class Actor:
             self._worked = self._worked or await store.ever_worked(session, cluster.id)
             self._note(session, cluster)
             link = self._link
+            linked = link is not None and link.up
+            silence = await self._listen(session, now, linked=linked)
             seen = store.view(
                 cluster,
                 nodes,
                 self._sightings,
                 link.status if link else None,
-                linked=link is not None and link.up,
+                linked=linked,
                 worked=self._worked,
                 address_first=self._backend.capabilities.scheduler_address_first,
                 asked=self._asked_to_stop,
+                silence=silence,
             )
-            actions = [self._unless_under_way(action, cluster, now) for action in plan(seen, now)]
+            planned = plan(seen, now)
+            self._clear_attention(cluster, nodes, planned)
+            actions = [self._unless_under_way(action, cluster, now) for action in planned]
             await self._write(session, cluster, nodes, actions, now)
             if actions:
                 await self._context.wakeups.announce(session, f"events:{cluster.id}")
@@ -172,6 +179,14 @@ class Actor:
         await self._follow_rows(cluster, nodes, actions)
         await self._act(cluster, nodes, actions)
         return actions
+
+    async def _listen(self, session: AsyncSession, now: datetime, *, linked: bool) -> Silence:
+        """Take note of whether the scheduler is heard."""
+        if self._silence is None:
+            told = await store.link_was_lost(session, self.lease.cluster_id)
+            self._silence = Silence(timedelta(seconds=self._context.settings.silent_scheduler_seconds), told=told)
+        self._silence.note(now, linked=linked)
+        return self._silence
 
     def _unless_under_way(self, action: Action, cluster: Cluster, now: datetime) -> Action:
         """Replace what is being done already, or was said already, by waiting."""
@@ -197,7 +212,7 @@ class Actor:
             cluster.versions = dict(status.versions)
         cluster.dashboard_port = status.dashboard_port
         bounds = launching.adaptive_bounds(cluster)
-        if bounds is not None and status.target is not None and self._bounds == bounds:
+        if bounds is not None and status.target is not None and self._told and self._told.adaptive == bounds:
             wanted = max(bounds["minimum"], min(bounds["maximum"], status.target))
             if wanted != cluster.n_workers and cluster.stop_requested_at is None:
                 self._tell(session, cluster, EventCode.CLUSTER_SCALED, _adapted(cluster.n_workers, wanted))
@@ -209,17 +224,17 @@ class Actor:
         now = self._context.clock.now()
         record(session, now, code, message, level=level, account_id=cluster.account_id, cluster_id=cluster.id)
 
-    def _clear_attention(self, cluster: Cluster, nodes: Sequence[Node]) -> None:
-        """Take back a note once nothing is on its way out any more."""
+    def _clear_attention(self, cluster: Cluster, nodes: Sequence[Node], planned: Sequence[Action]) -> None:
+        """Take back a note once nothing is on its way out any more, and the scheduler is heard."""
         if cluster.reason is not None and cluster.stop_code is None:
             leaving = any(node.state == NodeState.STOPPING for node in nodes)
-            cluster.reason = cluster.reason if leaving else None
+            current = any(a.kind is ActionKind.ATTENTION and a.reason == cluster.reason for a in planned)
+            cluster.reason = cluster.reason if leaving or current else None
 
     async def _write(
         self, session: AsyncSession, cluster: Cluster, nodes: list[Node], actions: Sequence[Action], now: datetime
     ) -> None:
         rows = {node.name: node for node in nodes}
-        self._clear_attention(cluster, nodes)
         await store.mark_nodes(session, cluster, actions, now)
         for action in actions:
             for name in action.names:
@@ -234,10 +249,23 @@ class Actor:
                 case ActionKind.ATTENTION:
                     cluster.reason = action.reason
                     self._tell(session, cluster, EventCode.CLUSTER_ATTENTION, action.reason or "", level="warning")
+                case ActionKind.LINK_LOST | ActionKind.LINK_BACK:
+                    self._tell_link(session, cluster, action.kind, now)
                 case ActionKind.ADD_SCHEDULER:
                     nodes.append(self._add(session, cluster, NodeRole.SCHEDULER, now))
                 case ActionKind.ADD_WORKERS:
                     nodes += [self._add(session, cluster, NodeRole.WORKER, now) for _ in range(action.count)]
+
+    def _tell_link(self, session: AsyncSession, cluster: Cluster, kind: ActionKind, now: datetime) -> None:
+        assert self._silence is not None  # noqa: S101 - _listen made it before the plan
+        if kind is ActionKind.LINK_BACK:
+            self._silence.tell_back()
+            self._tell(session, cluster, EventCode.CLUSTER_LINK_BACK, "Its scheduler is heard again.")
+            return
+        self._silence.tell_lost(now)
+        why = f" ({self._link.error})" if self._link is not None and self._link.error else ""
+        message = f"Its scheduler cannot be heard{why}. Computations may go on; it is asked again and again."
+        self._tell(session, cluster, EventCode.CLUSTER_LINK_LOST, message, level="warning")
 
     def _add(self, session: AsyncSession, cluster: Cluster, role: NodeRole, now: datetime) -> Node:
         if role is NodeRole.WORKER:
@@ -276,23 +304,23 @@ class Actor:
             tls = open_secret(self._context.vault, cluster).certificates.for_role("control")
             self._link = Link(self._backend, self._handles[name], address, tls=tls, on_change=self.wake)
             self._link.start()
-        bounds = launching.adaptive_bounds(cluster)
-        if self._link is not None and self._link.up and bounds != self._bounds:
-            self._bounds = bounds
-            self._start(self._configure(self._link, bounds))
+        wishes = launching.wishes(cluster)
+        if self._link is not None and self._link.up and wishes != self._told:
+            self._told = wishes
+            self._start(self._configure(self._link, wishes))
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _configure(self, link: Link, bounds: dict[str, int] | None) -> None:
+    async def _configure(self, link: Link, wishes: launching.Wishes) -> None:
         try:
-            await link.configure(adaptive=bounds)
+            await link.configure(adaptive=wishes.adaptive, limits=wishes.limits)
         except TryAgainError as exc:
             log.info("link.configure_failed", error=exc.message)
             await asyncio.sleep(exc.delay)
-            self._bounds = "unknown"
+            self._told = None
         self.wake()
 
     async def _act(self, cluster: Cluster, nodes: Sequence[Node], actions: Sequence[Action]) -> None:

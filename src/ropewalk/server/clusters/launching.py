@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ropewalk.backends.port import ClusterRef, LaunchRequest, NodeLaunch, NodeShape
@@ -16,6 +17,22 @@ def adaptive_bounds(cluster: Cluster) -> dict[str, int] | None:
     if cluster.minimum is None or cluster.maximum is None:
         return None
     return {"minimum": cluster.minimum, "maximum": cluster.maximum}
+
+
+LIMITS = ("idle_timeout", "no_client_timeout", "cluster_timeout")
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a scheduler is told that may change while it runs."""
+
+    adaptive: Mapping[str, int] | None
+    limits: Mapping[str, float | None]
+
+
+def wishes(cluster: Cluster) -> Wishes:
+    """Return what the cluster's scheduler should act on now."""
+    return Wishes(adaptive_bounds(cluster), {name: cluster.spec[name] for name in LIMITS})
 
 
 def batches(nodes: Sequence[Node], size: int) -> list[Sequence[Node]]:
@@ -59,8 +76,7 @@ def _scheduler_config(cluster: Cluster) -> Mapping[str, Any]:
     spec = cluster.spec
     return {
         "options": spec["scheduler_options"],
-        "adaptive": adaptive_bounds(cluster),
-        "limits": {name: spec[name] for name in ("idle_timeout", "no_client_timeout", "cluster_timeout")},
+        **asdict(wishes(cluster)),
     }
 
 

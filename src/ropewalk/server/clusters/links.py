@@ -132,9 +132,10 @@ class Link:
         answer = await self._ask({"op": "ropewalk_retire", "names": names}, RETIRE_SECONDS)
         return {str(name) for name in answer.get("retired", ())} & set(names)
 
-    async def configure(self, *, adaptive: Mapping[str, int] | None) -> None:
-        """Set the bounds of the adaptive target; None: it does not adapt."""
-        await self._ask({"op": "ropewalk_configure", "adaptive": adaptive}, ANSWER_SECONDS)
+    async def configure(self, *, adaptive: Mapping[str, int] | None, limits: Mapping[str, float | None]) -> None:
+        """Set the bounds of the adaptive target (None: it does not adapt), and the limits in seconds (None: none)."""
+        message = {"op": "ropewalk_configure", "adaptive": adaptive, "limits": dict(limits)}
+        await self._ask(message, ANSWER_SECONDS)
 
     async def _ask(self, message: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         try:

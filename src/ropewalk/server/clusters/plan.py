@@ -42,6 +42,17 @@ MAX_BACKOFF = 300.0
 """Seconds between two replacements of workers that keep failing, at the most."""
 
 
+LINK_PATIENCE = timedelta(seconds=5)
+"""A link that is down for less is not worth an event: connecting again takes a second or two."""
+
+LIFETIME_GRACE = timedelta(minutes=1)
+"""A scheduler that is not heard is given so long, from the end of its lifetime and of our hearing, to end by itself."""
+
+LIFETIME_IGNORED = timedelta(hours=2)
+"""A scheduler that is heard, and so far beyond its lifetime, ignores it. More than any clock is wrong by an hour of
+summer time, and than a scheduler, which counts from its own start, starts late."""
+
+
 class ActionKind(StrEnum):
     ADD_SCHEDULER = "add_scheduler"
     ADD_WORKERS = "add_workers"
@@ -52,6 +63,8 @@ class ActionKind(StrEnum):
     MARK_NODE = "mark_node"
     MARK_CLUSTER = "mark_cluster"
     ATTENTION = "attention"
+    LINK_LOST = "link_lost"
+    LINK_BACK = "link_back"
     WAKE_AT = "wake_at"
 
 
@@ -121,6 +134,20 @@ class ClusterView:
     """The scheduler's address is known."""
     scheduler_address_first: bool = True
     """Workers can be launched together with the scheduler."""
+    idle_timeout: timedelta | None = None
+    cluster_timeout: timedelta | None = None
+    silent_since: datetime | None = None
+    """Since when this server has had no word of the scheduler; None: it hears it."""
+    silent_after: timedelta = timedelta(minutes=15)
+    """A silence that is worth a person's attention, and the grace that is added to the idle limit."""
+    silence_told: bool = False
+    """An event says that the link is lost, and none that it is back."""
+    tell_from: datetime | None = None
+    """No event about a lost link before then: a link that comes and goes fills no table."""
+
+    @property
+    def scheduler(self) -> NodeView | None:
+        return next((node for node in self.nodes if node.role is NodeRole.SCHEDULER), None)
 
 
 @dataclass(slots=True)
@@ -213,7 +240,29 @@ def _ending(todo: _Plan) -> Ending | None:
         return ending_of_signal(cluster.closing)
     if cluster.stop_requested:
         return Ending.user()
-    return _scheduler_ended(todo) or _start_failed(todo)
+    return _scheduler_ended(todo) or _start_failed(todo) or _overdue(todo)
+
+
+def _overdue(todo: _Plan) -> Ending | None:
+    """Enforce the user's limits in place of a scheduler that hangs; being unheard alone ends nothing."""
+    past = [(at, ending) for at, ending in _deadlines(todo.cluster) if at <= todo.now]
+    return min(past, key=lambda found: found[0])[1] if past else None
+
+
+def _deadlines(cluster: ClusterView) -> list[tuple[datetime, Ending]]:
+    found = []
+    silent, scheduler = cluster.silent_since, cluster.scheduler
+    if cluster.cluster_timeout is not None:
+        end = cluster.created_at + cluster.cluster_timeout
+        if cluster.linked:
+            found.append((end + LIFETIME_IGNORED, Ending.ignored_lifetime()))
+        elif silent is not None:
+            found.append((max(end, silent) + LIFETIME_GRACE, Ending.silent_lifetime()))
+    hung = scheduler is not None and scheduler.state is NodeState.READY and scheduler.answer is Answer.RUNNING
+    if cluster.idle_timeout is not None and silent is not None and not cluster.linked and hung:
+        # What it does is unknown; that it did something when it was last heard is taken for granted.
+        found.append((silent + cluster.idle_timeout + cluster.silent_after, Ending.silent_idle()))
+    return found
 
 
 def _scheduler_ended(todo: _Plan) -> Ending | None:
@@ -313,6 +362,36 @@ def _run(todo: _Plan) -> None:
         _shrink(todo, active, len(active) - cluster.wanted)
     _let_go(todo)
     _launch(todo)
+    _note_silence(todo)
+
+
+def _note_silence(todo: _Plan) -> None:
+    """Tell of a link that is lost or back, and let a person look at a long silence."""
+    cluster = todo.cluster
+    todo.wake_at(at for at, _ending in _deadlines(cluster))
+    if cluster.linked:
+        if cluster.silence_told:
+            todo.add(ActionKind.LINK_BACK)
+        return
+    if cluster.silent_since is None or not todo.nodes(NodeState.READY, role=NodeRole.SCHEDULER):
+        return
+    tell = max(cluster.silent_since + LINK_PATIENCE, cluster.tell_from or cluster.silent_since)
+    alarm = cluster.silent_since + cluster.silent_after
+    if tell <= todo.now and not cluster.silence_told:
+        todo.add(ActionKind.LINK_LOST)
+    if alarm <= todo.now:
+        todo.add(ActionKind.ATTENTION, reason=_unheard(cluster))
+    todo.wake_at([tell, alarm])
+
+
+def _unheard(cluster: ClusterView) -> str:
+    minutes = cluster.silent_after.total_seconds() / 60
+    limits = [name for name in ("idle_timeout", "cluster_timeout") if getattr(cluster, name) is not None]
+    ends = f"Its {' or '.join(limits)} ends it" if limits else "Nothing ends it, since it has no limit"
+    return (
+        f"Its scheduler has not been heard for {minutes:g} minutes, and nobody said that it is gone: "
+        f"it may hang, or the network to it. {ends}; stop it if you do not need it."
+    )
 
 
 def _grow(todo: _Plan, missing: int) -> None:
@@ -323,7 +402,7 @@ def _grow(todo: _Plan, missing: int) -> None:
     if streak:
         last = max((node.stopped_at or todo.now) for node in failed)
         ready = last + timedelta(seconds=min(2.0 ** (streak - 1), MAX_BACKOFF))
-        if ready > todo.now:
+        if timedelta() < ready - todo.now <= timedelta(seconds=MAX_BACKOFF):
             todo.wake_at([ready])
             return
     todo.add(ActionKind.ADD_WORKERS, count=missing)
@@ -368,7 +447,8 @@ def _let_go(todo: _Plan) -> None:
 
 
 def _due(node: NodeView, now: datetime) -> bool:
-    return node.retry_at is None or node.retry_at <= now
+    # A moment beyond every pause that we make was written by a clock that was wrong.
+    return node.retry_at is None or not timedelta() < node.retry_at - now <= timedelta(seconds=MAX_BACKOFF)
 
 
 def _launch(todo: _Plan) -> None:

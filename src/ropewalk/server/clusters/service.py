@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 
+from dask.utils import format_time
 from sqlalchemy import or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -247,6 +248,27 @@ async def scale(
         message = f"{caller.username} asked for {text} workers."
         await _wished(context, session, row, EventCode.CLUSTER_SCALED, message, actor=caller.username)
         return await present.detail(session, row, now)
+
+
+async def update(
+    context: Context, caller: AccountCaller, name: str, wish: schemas.ClusterUpdate
+) -> schemas.ClusterDetail:
+    """Write down new limits; the reconciler tells them to the scheduler, which enforces them.
+
+    Raises:
+        ClusterGoneError: the cluster is ending or has ended.
+    """
+    async with context.db.transaction() as session:
+        row = await find(session, caller.account_id, name)
+        await session.refresh(row, with_for_update=True)
+        caller.demand_own_or(Permission.ACCOUNT_CLUSTERS_UPDATE_ANY, row.creator_id, f"the cluster {row.name!r}")
+        _refuse_ended(row)
+        given = wish.model_dump(exclude_unset=True)
+        row.spec = row.spec | given
+        limits = ", ".join(f"{field} {'never' if v is None else format_time(v)}" for field, v in given.items())
+        message = f"{caller.username} set {limits}."
+        await _wished(context, session, row, EventCode.CLUSTER_LIMITS_SET, message, actor=caller.username)
+        return await present.detail(session, row, context.clock.now())
 
 
 async def stop(context: Context, caller: AccountCaller, name: str, reason: str | None = None) -> schemas.ClusterDetail:

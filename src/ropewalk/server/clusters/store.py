@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import or_, select, update
@@ -15,7 +15,8 @@ from ropewalk.schemas.clusters import ClusterState, NodeRole, NodeState
 from ropewalk.server.clusters.links import Status
 from ropewalk.server.clusters.plan import Action, ClusterView, NodeView
 from ropewalk.server.clusters.reasons import Ending
-from ropewalk.server.db.models import Cluster, Node
+from ropewalk.server.clusters.silence import Silence
+from ropewalk.server.db.models import Cluster, Event, Node
 from ropewalk.server.events import EventCode, record
 
 RECENT_FAILURES = 20
@@ -63,6 +64,7 @@ def view(
     worked: bool,
     address_first: bool,
     asked: Collection[str],
+    silence: Silence,
 ) -> ClusterView:
     """Put rows, sightings and the scheduler's word together for the plan.
 
@@ -81,7 +83,25 @@ def view(
         closing=status.closing if status is not None and status.closing != "stop" else None,
         scheduler_address=cluster.scheduler_address is not None,
         scheduler_address_first=address_first,
+        idle_timeout=_limit(cluster, "idle_timeout"),
+        cluster_timeout=_limit(cluster, "cluster_timeout"),
+        silent_since=silence.since,
+        silent_after=silence.after,
+        silence_told=silence.told,
+        tell_from=silence.tell_from,
     )
+
+
+def _limit(cluster: Cluster, name: str) -> timedelta | None:
+    seconds = cluster.spec.get(name)
+    return None if seconds is None else timedelta(seconds=seconds)
+
+
+async def link_was_lost(session: AsyncSession, cluster_id: str) -> bool:
+    """Say whether the last event about the cluster's link is that it was lost."""
+    codes = [EventCode.CLUSTER_LINK_LOST, EventCode.CLUSTER_LINK_BACK]
+    last = select(Event.code).where(Event.cluster_id == cluster_id, Event.code.in_(codes))
+    return (await session.scalars(last.order_by(Event.id.desc()).limit(1))).first() == EventCode.CLUSTER_LINK_LOST
 
 
 def _stored_ending(cluster: Cluster) -> Ending | None:

@@ -63,6 +63,8 @@ class Permission(StrEnum):
     ACCOUNT_CLUSTERS_CONNECT = "account:clusters:connect"
     ACCOUNT_CLUSTERS_SCALE = "account:clusters:scale"
     ACCOUNT_CLUSTERS_SCALE_ANY = "account:clusters:scale_any"
+    ACCOUNT_CLUSTERS_UPDATE = "account:clusters:update"
+    ACCOUNT_CLUSTERS_UPDATE_ANY = "account:clusters:update_any"
     ACCOUNT_CLUSTERS_STOP = "account:clusters:stop"
     ACCOUNT_CLUSTERS_STOP_ANY = "account:clusters:stop_any"
     ACCOUNT_LOGS_READ = "account:logs:read"
@@ -104,6 +106,7 @@ _ADMIN_ONLY = frozenset(
         Permission.ACCOUNT_MEMBERS_REMOVE,
         Permission.ACCOUNT_CLOUD_CHECK,
         Permission.ACCOUNT_CLUSTERS_SCALE_ANY,
+        Permission.ACCOUNT_CLUSTERS_UPDATE_ANY,
         Permission.ACCOUNT_CLUSTERS_STOP_ANY,
     }
 )
