@@ -21,6 +21,7 @@ from ropewalk.errors import SettingsError
 from ropewalk.server.app import create_app
 from ropewalk.server.clock import SystemClock
 from ropewalk.server.cloud_accounts.registry import Backends
+from ropewalk.server.cloud_accounts.report import reported
 from ropewalk.server.context import Context
 from ropewalk.server.datadir import announced, make_data_dir, only_server
 from ropewalk.server.db.engine import Database
@@ -99,7 +100,7 @@ async def _serve(
         server = _Server(config, started)
         _stop_on_signals(server, app)
         log.info("server.starting", version=__version__, data_dir=str(settings.data_dir))
-        async with app.router.lifespan_context(app):
+        async with app.router.lifespan_context(app), reported(app.state.context):
             await server.serve(sockets=[listener])
             log.info("server.stopping")
     log.info("server.stopped", hint="clusters keep running; the next start takes them over")
