@@ -138,6 +138,7 @@ class _Cluster:
         self.adaptive: Mapping[str, int] | None = None
         self.limits: dict[str, Any] = {}
         self.retired: set[str] = set()
+        self.dashboards: dict[str | None, tuple[str, int]] = {}
         self._context: ssl.SSLContext | None = None
 
     @property
@@ -306,6 +307,10 @@ class MemoryCloud:
         """Let a cluster's scheduler say *status*, for example ``closing="idle_timeout"`` or ``target=3``."""
         self.cluster(cluster).overrides |= status
         self.cluster(cluster).changes.mark()
+
+    def set_dashboard(self, cluster: str, host: str, port: int, *, worker: str | None = None) -> None:
+        """Let tunnels to the dashboard of a cluster's scheduler, or of a worker ``host:port``, lead to that server."""
+        self.cluster(cluster).dashboards[worker] = (host, port)
 
     def configuration(self, cluster: str) -> tuple[Mapping[str, int] | None, Mapping[str, Any]]:
         """Return the adaptive bounds and limits that a cluster's scheduler was told last."""

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from ropewalk.backends import wire
 from ropewalk.backends.changes import Changes
+from ropewalk.backends.tunnel import CHUNK, Tunnel
 
 CONTROL_NAME = "ropewalk-control"
 """Common name in the certificate of the control plane; no other is answered, as in ``node/main.py``."""
@@ -26,6 +27,10 @@ class Scheduled(Protocol):
 
     @property
     def changes(self) -> Changes: ...
+
+    @property
+    def dashboards(self) -> Mapping[str | None, tuple[str, int]]:
+        """Where the HTTP servers of the scheduler (None) and of workers (``host:port``) really are."""
 
     def status(self) -> Mapping[str, Any] | None:
         """Return what the scheduler says of itself; None: it does not run."""
@@ -107,6 +112,9 @@ async def _talk(cluster: Scheduled, reader: asyncio.StreamReader, writer: asynci
         if message.get("op") == "ropewalk_watch":
             await _watch(cluster, reader, writer)
             return
+        if message.get("op") == "ropewalk_tunnel":
+            await _tunnel(cluster, message.get("worker"), reader, writer)
+            return
         await wire.write(writer, _answer(cluster, message))
 
 
@@ -139,6 +147,61 @@ async def _next(changes: Changes, version: int, closed: asyncio.Future[bytes]) -
     finally:
         change.cancel()
     return (change.result() if change in done else version), not done
+
+
+async def _tunnel(
+    cluster: Scheduled, worker: str | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    """Carry bytes to a dashboard; where there is none, a page of a few words stands for that of the scheduler."""
+    place = cluster.dashboards.get(worker)
+    if place is None and worker is not None:
+        await wire.write(writer, {"error": "there is no such worker"})
+        return
+    await wire.write(writer, {"ok": True})
+    tunnel = Tunnel(reader, writer)
+    try:
+        await (_page(tunnel) if place is None else _carry(tunnel, *place))
+    finally:
+        # Not the tunnel's own end, which would drop what is still to be sent.
+        await tunnel.leave()
+
+
+async def _page(tunnel: Tunnel) -> None:
+    head = b""
+    while b"\r\n\r\n" not in head and (data := await tunnel.read()):
+        head += data
+    page = b"# A simulated scheduler.\n"
+    await tunnel.write(
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\n"
+        + f"Content-Length: {len(page)}\r\n\r\n".encode()
+        + page
+    )
+    await tunnel.write_eof()
+
+
+async def _carry(tunnel: Tunnel, host: str, port: int) -> None:
+    reader, writer = await asyncio.open_connection(host, port)
+
+    async def inward() -> None:
+        while data := await tunnel.read():
+            writer.write(data)
+            await writer.drain()
+
+    async def outward() -> None:
+        while data := await reader.read(CHUNK):
+            await tunnel.write(data)
+        await tunnel.write_eof()
+
+    works = [asyncio.ensure_future(inward()), asyncio.ensure_future(outward())]
+    try:
+        await asyncio.wait(works, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for work in works:
+            work.cancel()
+        await asyncio.gather(*works, return_exceptions=True)
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
 
 def _answer(cluster: Scheduled, message: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -46,12 +46,12 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any
 
 import dask
 from distributed import Scheduler, Security
-from distributed.comm import Comm, get_address_host, get_address_host_port
+from distributed.comm import Comm, connect, get_address_host, get_address_host_port
 from distributed.core import Server, Status
 from distributed.diagnostics.plugin import SchedulerPlugin
 
@@ -72,6 +72,14 @@ EXIT_CLIENT = 83
 
 CONTROL_NAME = "ropewalk-control"
 """Common name of the certificate that may use the handlers of :class:`Link`."""
+SCHEDULER_NAME = "ropewalk-scheduler"
+"""Common name of the certificate that may ask a worker for its dashboard."""
+
+TUNNEL_CHUNK = 2**16
+TUNNEL_WINDOW = 2**20
+"""Bytes on their way in one direction of a tunnel that the other side has not consumed; as in backends/tunnel.py."""
+TUNNEL_CONNECT_SECONDS = 10.0
+TUNNEL_CLOSE_SECONDS = 5.0
 
 STATUS_SECONDS = 10.0
 """A status is sent at least this often, so that both sides notice a dead connection."""
@@ -211,6 +219,7 @@ class Link(SchedulerPlugin):
         self._versions = versions()
         for op in ("watch", "choose", "retire", "configure"):
             scheduler.handlers[f"ropewalk_{op}"] = getattr(self, op)
+        self._dashboard = Dashboard(scheduler)
 
     # Hooks of SchedulerPlugin: each is a reason to tell those who watch.
 
@@ -230,6 +239,7 @@ class Link(SchedulerPlugin):
         """Say why before the scheduler closes its connections; it waits for those that are still in use."""
         self.closing = self.closing or "client"
         self._tell()
+        self._dashboard.close()
 
     def _tell(self) -> None:
         for event in self._watchers:
@@ -339,16 +349,188 @@ class Link(SchedulerPlugin):
         return self.scheduler.idle_since is not None and not busy
 
 
-def _authorise(comm: Comm) -> None:
+def _authorise(comm: Comm, name: str = CONTROL_NAME) -> None:
     cert = comm.extra_info.get("peercert") or {}
     names = [value for part in cert.get("subject", ()) for key, value in part if key == "commonName"]
-    if names != [CONTROL_NAME]:
-        raise PermissionError("only the control plane may ask this")
+    if names != [name]:
+        raise PermissionError(f"only {name} may ask this")
 
 
-def _dashboard_port(scheduler: Scheduler) -> int | None:
-    server = getattr(scheduler, "http_server", None)
+def _dashboard_port(node: Server) -> int | None:
+    server = getattr(node, "http_server", None)
     return getattr(server, "port", None)
+
+
+# Dashboards. They listen on loopback only; their bytes go through the mutually authenticated ports.
+
+
+class Dashboard:
+    """Answers ``ropewalk_tunnel``: turns the connection into a byte stream to a dashboard, and to nothing else.
+
+    The scheduler carries to its own HTTP server, or passes on to the worker (or its nanny) that is named; those carry
+    to their own. Messages are ``{"data": bytes}``, ``{"eof": True}``, and ``{"credit": n}`` for bytes that were
+    consumed: Dask's connections queue without bound what is written to them, so each side stops at
+    :data:`TUNNEL_WINDOW`.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server: Any = server
+        self._comms: set[Comm] = set()
+        handler = self.scheduler_tunnel if isinstance(server, Scheduler) else self.worker_tunnel
+        server.handlers["ropewalk_tunnel"] = handler
+
+    async def scheduler_tunnel(self, comm: Comm, worker: str | None = None) -> None:
+        """Carry to the scheduler's dashboard, or to that of the worker whose HTTP server is ``host:port``."""
+        _authorise(comm)
+        with self._kept(comm):
+            if worker is None:
+                await _carry(comm, _dashboard_port(self._server))
+                return
+            for state in self._server.workers.values():
+                port = state.services.get("dashboard")
+                if f"{state.host}:{port}" == worker:
+                    await self._pass_on(comm, state.nanny or state.address, port)
+                    return
+            await _refuse(comm, "there is no such worker")
+
+    async def worker_tunnel(self, comm: Comm, port: int) -> None:
+        """Carry to this worker's dashboard: for a nanny, that of its worker process."""
+        _authorise(comm, SCHEDULER_NAME)
+        with self._kept(comm):
+            own = _dashboard_port(self._server) or (
+                port if _listens(getattr(self._server, "pid", None), port) else None
+            )
+            await _carry(comm, own)
+
+    def close(self) -> None:
+        """End all tunnels at once: a server that closes would wait until everything in them was taken."""
+        for comm in list(self._comms):
+            comm.abort()
+
+    @contextlib.contextmanager
+    def _kept(self, comm: Comm) -> Iterator[None]:
+        self._comms.add(comm)
+        try:
+            yield
+        except OSError:
+            logger.debug("A tunnel broke", exc_info=True)
+        finally:
+            self._comms.discard(comm)
+            comm.abort()
+
+    async def _pass_on(self, comm: Comm, address: str, port: int) -> None:
+        try:
+            peer = await connect(address, timeout=TUNNEL_CONNECT_SECONDS, **self._server.connection_args)
+        except OSError as exc:
+            await _refuse(comm, f"the worker cannot be reached: {type(exc).__name__}")
+            return
+        try:
+            await peer.write({"op": "ropewalk_tunnel", "reply": False, "port": port})
+            await _until_one_ends(comm, _forward(comm, peer), _forward(peer, comm))
+        finally:
+            peer.abort()
+
+
+async def _forward(source: Comm, sink: Comm) -> None:
+    # The ends keep to the window, so no more than that is queued here.
+    while True:
+        await sink.write(await source.read())
+
+
+async def _carry(comm: Comm, port: int | None) -> None:
+    """Carry bytes between *comm* and a port of this machine's loopback address until either ends."""
+    if port is None:
+        await _refuse(comm, "there is no dashboard")
+        return
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        await _refuse(comm, "the dashboard does not answer")
+        return
+    try:
+        await comm.write({"ok": True})
+        window, arrived = _Window(), asyncio.Queue[bytes]()
+        works = (_outward(comm, reader, window), _inward(comm, arrived, window), _feed(comm, arrived, writer))
+        await _until_one_ends(comm, *works)
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+class _Window:
+    """Counts what may still be sent."""
+
+    def __init__(self) -> None:
+        self._free = TUNNEL_WINDOW
+        self._more = asyncio.Event()
+
+    async def take(self, size: int) -> None:
+        while self._free <= 0:
+            self._more.clear()
+            await self._more.wait()
+        self._free -= size
+
+    def give(self, size: int) -> None:
+        self._free += size
+        self._more.set()
+
+
+async def _outward(comm: Comm, reader: asyncio.StreamReader, window: _Window) -> None:
+    while data := await reader.read(TUNNEL_CHUNK):
+        await window.take(len(data))
+        await comm.write({"data": data})
+    await comm.write({"eof": True})
+
+
+async def _inward(comm: Comm, arrived: asyncio.Queue[bytes], window: _Window) -> None:
+    # Reads on whatever the dashboard does: credit comes this way, too.
+    while True:
+        message = await comm.read()
+        window.give(message.get("credit", 0))
+        if data := message.get("data"):
+            arrived.put_nowait(data)
+        if message.get("eof"):
+            arrived.put_nowait(b"")
+
+
+async def _feed(comm: Comm, arrived: asyncio.Queue[bytes], writer: asyncio.StreamWriter) -> None:
+    while data := await arrived.get():
+        writer.write(data)
+        await writer.drain()
+        await comm.write({"credit": len(data)})
+    writer.write_eof()
+    await asyncio.Event().wait()  # the answer is still to come
+
+
+async def _until_one_ends(comm: Comm, *works: Coroutine[Any, Any, None]) -> None:
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        # Before the others are cancelled: that aborts the connection that they read, with what is still to be sent.
+        with contextlib.suppress(OSError, asyncio.TimeoutError):
+            await asyncio.wait_for(comm.close(), TUNNEL_CLOSE_SECONDS)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _refuse(comm: Comm, why: str) -> None:
+    await comm.write({"error": why})
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(comm.close(), TUNNEL_CLOSE_SECONDS)
+
+
+def _listens(pid: int | None, port: int) -> bool:
+    """Return whether the process listens on *port*: a nanny carries to its own worker and to nobody else."""
+    import psutil  # noqa: PLC0415 - comes with distributed; only dashboards of workers need it
+
+    try:
+        connections = psutil.Process(pid).net_connections("tcp") if pid else []
+    except psutil.Error:
+        return False
+    return any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in connections)
 
 
 def _import(path: str) -> Any:
@@ -411,10 +593,12 @@ async def run_worker(config: Mapping[str, Any]) -> int:
         "dashboard_address": "127.0.0.1:0",
     }
     kwargs.setdefault("nthreads", config["nthreads"])
+    kwargs.setdefault("dashboard", True)
     try:
         worker = cls(config["scheduler"], **kwargs)
     except TypeError as exc:
         raise ConfigError(f"worker_options do not fit {cls.__name__}: {exc}") from None
+    Dashboard(worker)
     asked = _asked_to_stop()
     begin = asyncio.ensure_future(worker.start())
     await asyncio.wait([begin, asyncio.ensure_future(asked.wait())], return_when=asyncio.FIRST_COMPLETED)

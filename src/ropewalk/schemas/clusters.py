@@ -227,6 +227,13 @@ class ClusterDetail(Cluster):
     nodes: list[Node]
 
 
+class DashboardTicket(Schema):
+    """A link that opens a cluster's dashboard in one browser, once."""
+
+    url: str = Field(repr=False)
+    expires_at: datetime
+
+
 class Connection(Schema):
     """What a client needs to connect: an address and a client certificate of this one cluster."""
 

@@ -27,6 +27,8 @@ from ropewalk.server.clusters.reconciler import Reconciler
 from ropewalk.server.context import Context
 from ropewalk.server.datadir import make_data_dir
 from ropewalk.server.db.engine import Database
+from ropewalk.server.gateway.hosts import DashboardHosts
+from ropewalk.server.gateway.upstreams import Upstreams
 from ropewalk.server.metrics import Metrics
 from ropewalk.server.setup import check_schema, open_vault, prepare
 from ropewalk.server.wakeups import Wakeups
@@ -95,7 +97,10 @@ def create_app(
             reconciler = Reconciler(context)
             await reconciler.start()
             stack.push_async_callback(reconciler.stop)
-            app.state.context, app.state.reconciler = context, reconciler
+            dashboards = Upstreams(context)
+            dashboards.start()
+            stack.push_async_callback(dashboards.stop)
+            app.state.context, app.state.reconciler, app.state.dashboards = context, reconciler, dashboards
             yield
             context.stopping.set()
 
@@ -105,6 +110,7 @@ def create_app(
         description="A self-hosted control plane for Dask clusters.",
         lifespan=lifespan,
         middleware=[
+            Middleware(DashboardHosts, settings=settings),
             Middleware(Requests, metrics=metrics, secure=settings.public_url.startswith("https://")),
             Middleware(BodyLimit),
         ],

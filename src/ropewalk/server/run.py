@@ -25,6 +25,7 @@ from ropewalk.server.cloud_accounts.report import reported
 from ropewalk.server.context import Context
 from ropewalk.server.datadir import announced, make_data_dir, only_server
 from ropewalk.server.db.engine import Database
+from ropewalk.server.gateway.sockets import MAX_MESSAGE
 from ropewalk.server.logs import configure_logs
 from ropewalk.server.settings import Settings
 from ropewalk.server.setup import check_schema, open_vault, prepare
@@ -86,7 +87,9 @@ async def _serve(
         log_config=None,
         access_log=False,
         server_header=False,
-        ws="none",
+        ws="websockets-sansio",  # dashboards are live
+        ws_max_size=MAX_MESSAGE,
+        ws_per_message_deflate=False,
         backlog=BACKLOG,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
@@ -60,6 +63,17 @@ def _url(scheme: str, host: str, port: int) -> str:
     # "Any address" is nothing to connect to; the loopback address always answers then.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+_DOMAIN = re.compile(r"(?=.{1,230}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+
+
+def _is_local(host: str) -> bool:
+    """Return whether *host* is the loopback of whoever says it (RFC 6761, section 6.3, for the names)."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 class Settings(BaseSettings):
@@ -118,6 +132,19 @@ class Settings(BaseSettings):
         None, description="Bearer token that opens `/metrics` to clients on other machines."
     )
 
+    dashboard_domain: str = Field(
+        "localhost",
+        description="Domain below which each cluster's dashboard has a host of its own, `<cluster id>.<domain>`, with "
+        "the scheme and port of `public_url`. `localhost` is for browsers on the server's machine.",
+    )
+
+    @field_validator("dashboard_domain")
+    @classmethod
+    def _domain(cls, value: str) -> str:
+        if not _DOMAIN.fullmatch(value.lower()):
+            raise ValueError("give a domain, for example dashboards.example.org")
+        return value.lower()
+
     @field_validator("public_url")
     @classmethod
     def _web_address(cls, value: str) -> str:
@@ -150,6 +177,17 @@ class Settings(BaseSettings):
         if "public_url" not in self.model_fields_set:
             update["public_url"] = _url("http", self.host, port)
         return self.model_copy(update=update)
+
+    def dashboard_origin(self, cluster_id: str) -> str | None:
+        """Return scheme, host and port of a cluster's dashboard; None: browsers could not reach it.
+
+        That is so when users come from elsewhere, but the domain is the browser's own machine.
+        """
+        public = urlsplit(self.public_url)
+        if _is_local(self.dashboard_domain) and not _is_local(public.hostname or ""):
+            return None
+        port = "" if public.port is None else f":{public.port}"
+        return f"{public.scheme}://{cluster_id}.{self.dashboard_domain}{port}"
 
     def shown(self) -> dict[str, Any]:
         """Return all settings as JSON-serialisable values, with secrets hidden."""

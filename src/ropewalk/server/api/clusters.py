@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Response, status
+from fastapi import APIRouter, Query, Request, Response, status
 from fastapi.responses import StreamingResponse
 
 from ropewalk.schemas.clusters import (
@@ -19,12 +19,15 @@ from ropewalk.schemas.clusters import (
     Connection,
     Cost,
     CostEstimate,
+    DashboardTicket,
     LogPage,
 )
 from ropewalk.schemas.common import Event
 from ropewalk.server.api.deps import ContextDep, require
 from ropewalk.server.clusters import service
 from ropewalk.server.context import Context
+from ropewalk.server.gateway import metrics, passes
+from ropewalk.server.gateway.upstreams import Upstreams
 from ropewalk.server.identity.permissions import AccountCaller, Caller, Permission
 
 router = APIRouter(prefix="/api/v1", tags=["clusters"])
@@ -130,6 +133,22 @@ async def get_connection(
     """Return the scheduler's address and a client certificate for it."""
     response.headers["Cache-Control"] = "no-store"
     return await service.connection(context, caller, name)
+
+
+DashboardCaller = Annotated[AccountCaller, require(Permission.ACCOUNT_CLUSTERS_DASHBOARD)]
+
+
+@router.post("/accounts/{account}/clusters/{name}/dashboard", status_code=status.HTTP_201_CREATED)
+async def open_dashboard(caller: DashboardCaller, context: ContextDep, name: str) -> DashboardTicket:
+    """Make a link that opens the cluster's dashboard in one browser, once, within a minute."""
+    return await passes.issue(context, caller, name)
+
+
+@router.get("/accounts/{account}/clusters/{name}/metrics", response_class=Response)
+async def get_metrics(caller: DashboardCaller, context: ContextDep, request: Request, name: str) -> Response:
+    """Return what the cluster's scheduler says to Prometheus."""
+    dashboards: Upstreams = request.app.state.dashboards
+    return await metrics.read(dashboards, await passes.visit(context, caller, name))
 
 
 @router.get("/accounts/{account}/clusters/{name}/events", response_model=list[Event])

@@ -7,13 +7,9 @@ field is checked, and its word is believed about its own cluster only.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
-import ssl
-import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -21,8 +17,8 @@ import structlog
 from ropewalk.backends import wire
 from ropewalk.backends.port import Backend, NodeHandle
 from ropewalk.errors import BackendError, TryAgainError
+from ropewalk.server.clusters.connector import Connector
 
-CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 35.0
 """A scheduler sends a status every 10 s; after three and a half of those the connection is taken for dead."""
 ANSWER_SECONDS = 30.0
@@ -69,18 +65,6 @@ def parse_status(message: Any) -> Status:
         raise wire.WireError(f"the scheduler's status has another form: {type(exc).__name__}") from exc
 
 
-def tls_context(tls: Mapping[str, str]) -> ssl.SSLContext:
-    """Return a context that proves who we are and accepts only that cluster's own scheduler."""
-    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cadata=tls["ca"])
-    with tempfile.TemporaryDirectory(prefix="ropewalk-") as folder:
-        # The ssl module reads keys from files only; the folder is ours alone and gone at once.
-        path = Path(folder) / "pair.pem"
-        path.touch(mode=0o600)
-        path.write_text(tls["cert"] + tls["key"], "utf-8")
-        context.load_cert_chain(path)
-    return context
-
-
 class Link:
     """The connection to one scheduler, kept up for as long as this object runs.
 
@@ -105,10 +89,8 @@ class Link:
         self.status: Status | None = None
         self.up = False
         self.error: str | None = None
-        self._backend = backend
         self._scheduler = scheduler
-        self._server_name = f"scheduler.{scheduler.cluster}.ropewalk"
-        self._context = tls_context(tls)
+        self._connector = Connector(backend, scheduler, address, tls)
         self._on_change = on_change
         self._task: asyncio.Task[None] | None = None
 
@@ -139,7 +121,7 @@ class Link:
 
     async def _ask(self, message: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         try:
-            async with asyncio.timeout(seconds), self._open() as (reader, writer):
+            async with asyncio.timeout(seconds), self._connector.open() as (reader, writer):
                 await wire.write(writer, message)
                 answer = await wire.read(reader)
         except (OSError, TimeoutError, BackendError) as exc:
@@ -152,7 +134,7 @@ class Link:
         delay = FIRST_RETRY
         while True:
             try:
-                async with self._open() as (reader, writer):
+                async with self._connector.open() as (reader, writer):
                     await wire.write(writer, {"op": "ropewalk_watch", "reply": False})
                     delay = FIRST_RETRY
                     await self._follow(reader)
@@ -176,22 +158,6 @@ class Link:
         if changed:
             log.info("link.lost", cluster=self._scheduler.cluster, error=error)
             self._on_change()
-
-    @contextlib.asynccontextmanager
-    async def _open(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        async with asyncio.timeout(CONNECT_SECONDS):
-            reader, writer = await self._backend.connect(self._scheduler, self.address)
-            try:
-                await writer.start_tls(self._context, server_hostname=self._server_name)
-                await wire.handshake(reader, writer)
-            except BaseException:
-                writer.transport.abort()
-                raise
-        try:
-            yield reader, writer
-        finally:
-            # Nothing of ours is still to be sent, and a hung peer must not hold us: no orderly TLS end.
-            writer.transport.abort()
 
 
 def _cause(exc: BaseException) -> str:

@@ -13,25 +13,28 @@ from ropewalk.schemas import clusters as schemas
 from ropewalk.schemas.clusters import NodeRole, NodeState
 from ropewalk.server.clusters.cost import cost
 from ropewalk.server.db.models import Account, CloudAccount, Cluster, Node, User
+from ropewalk.server.settings import Settings
 
 _LIVE = frozenset(state.value for state in NodeState if state.live)
 
 
-async def clusters(session: AsyncSession, rows: Sequence[Cluster], now: datetime) -> list[schemas.Cluster]:
+async def clusters(
+    session: AsyncSession, settings: Settings, rows: Sequence[Cluster], now: datetime
+) -> list[schemas.Cluster]:
     """Show many clusters with a fixed number of queries."""
     ids = [row.id for row in rows]
     nodes: dict[str, list[Node]] = defaultdict(list)
     for node in await session.scalars(select(Node).where(Node.cluster_id.in_(ids))):
         nodes[node.cluster_id].append(node)
     names = await _names(session, rows)
-    return [schemas.Cluster(**_facts(row, nodes[row.id], names, now)) for row in rows]
+    return [schemas.Cluster(**_facts(row, nodes[row.id], names, settings, now)) for row in rows]
 
 
-async def detail(session: AsyncSession, row: Cluster, now: datetime) -> schemas.ClusterDetail:
+async def detail(session: AsyncSession, settings: Settings, row: Cluster, now: datetime) -> schemas.ClusterDetail:
     """Show one cluster with its nodes."""
     ordered = select(Node).where(Node.cluster_id == row.id).order_by(Node.role, Node.created_at, Node.name)
     nodes = list(await session.scalars(ordered))
-    facts = _facts(row, nodes, await _names(session, [row]), now)
+    facts = _facts(row, nodes, await _names(session, [row]), settings, now)
     spec = schemas.ClusterSpec.model_validate(row.spec)
     return schemas.ClusterDetail(**facts, spec=spec, nodes=[_node(node) for node in nodes])
 
@@ -59,11 +62,11 @@ async def _names(session: AsyncSession, rows: Sequence[Cluster]) -> _Names:
     return names
 
 
-def _facts(row: Cluster, nodes: Sequence[Node], names: _Names, now: datetime) -> dict[str, object]:
+def _facts(row: Cluster, nodes: Sequence[Node], names: _Names, settings: Settings, now: datetime) -> dict[str, object]:
     live = [node for node in nodes if node.state in _LIVE]
     ready = [node for node in live if node.role == NodeRole.WORKER and node.state == NodeState.READY]
     cloud = names.clouds[row.cloud_account_id]
-    dashboard = f"http://127.0.0.1:{row.dashboard_port}/status" if row.dashboard_port and live else None
+    origin = settings.dashboard_origin(row.id) if row.dashboard_port and live else None
     return {
         "id": row.id,
         "name": row.name,
@@ -83,7 +86,7 @@ def _facts(row: Cluster, nodes: Sequence[Node], names: _Names, now: datetime) ->
         "tags": row.tags,
         "software": row.spec.get("software"),
         "scheduler_address": row.scheduler_address,
-        "dashboard_link": dashboard,
+        "dashboard_link": None if origin is None else f"{origin}/status",
         "created_at": row.created_at,
         "ready_at": row.ready_at,
         "stopped_at": row.stopped_at,

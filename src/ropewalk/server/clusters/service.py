@@ -63,7 +63,7 @@ async def create(
             account = await limits.lock_account(session, caller.account_id, row.created_at)
             await limits.check(session, context.settings, account, caller.user_id, more=row.reserved_cores)
             await _write_new(context, session, row, caller, backend)
-            shown = await present.detail(session, row, row.created_at)
+            shown = await present.detail(session, context.settings, row, row.created_at)
     except IntegrityError:
         # Two requests at once: the unique index on live names let one through.
         existing = await _live(context, caller.account_id, name)
@@ -152,7 +152,7 @@ async def _live(context: Context, account_id: str, name: str) -> schemas.Cluster
     async with context.db.read() as session:
         live = select(Cluster).where(Cluster.account_id == account_id, Cluster.name == name, Cluster.state.in_(LIVE))
         row = (await session.scalars(live)).one_or_none()
-        return None if row is None else await present.detail(session, row, context.clock.now())
+        return None if row is None else await present.detail(session, context.settings, row, context.clock.now())
 
 
 async def find(session: AsyncSession, account_id: str, name: str) -> Cluster:
@@ -178,7 +178,7 @@ async def get(context: Context, caller: AccountCaller, name: str) -> schemas.Clu
     """Return one cluster with its nodes."""
     async with context.db.read() as session:
         row = await find(session, caller.account_id, name)
-        return await present.detail(session, row, context.clock.now())
+        return await present.detail(session, context.settings, row, context.clock.now())
 
 
 async def list_all(
@@ -217,7 +217,7 @@ async def list_all(
             older = (Cluster.created_at == last.created_at) & (Cluster.id < last.id)
             wanted = wanted.where(or_(Cluster.created_at < last.created_at, older))
         rows = list(await session.scalars(wanted))
-        return await present.clusters(session, rows, context.clock.now())
+        return await present.clusters(session, context.settings, rows, context.clock.now())
 
 
 async def scale(
@@ -247,7 +247,7 @@ async def scale(
         text = f"between {spec.minimum} and {spec.maximum}" if spec.adaptive else f"{row.n_workers} instead of {before}"
         message = f"{caller.username} asked for {text} workers."
         await _wished(context, session, row, EventCode.CLUSTER_SCALED, message, actor=caller.username)
-        return await present.detail(session, row, now)
+        return await present.detail(session, context.settings, row, now)
 
 
 async def update(
@@ -268,7 +268,7 @@ async def update(
         limits = ", ".join(f"{field} {'never' if v is None else format_time(v)}" for field, v in given.items())
         message = f"{caller.username} set {limits}."
         await _wished(context, session, row, EventCode.CLUSTER_LIMITS_SET, message, actor=caller.username)
-        return await present.detail(session, row, context.clock.now())
+        return await present.detail(session, context.settings, row, context.clock.now())
 
 
 async def stop(context: Context, caller: AccountCaller, name: str, reason: str | None = None) -> schemas.ClusterDetail:
@@ -284,7 +284,7 @@ async def stop(context: Context, caller: AccountCaller, name: str, reason: str |
                 row.stop_reason = f"{caller.username} stopped it" + (f": {reason}" if reason else ".")
             message = f"{caller.username} asked for it to stop."
             await _wished(context, session, row, EventCode.CLUSTER_STOP_REQUESTED, message, actor=caller.username)
-        return await present.detail(session, row, now)
+        return await present.detail(session, context.settings, row, now)
 
 
 async def _wished(

@@ -130,6 +130,19 @@ class WebSession(Base):
     expires_at: Mapped[datetime]
 
 
+class DashboardPass(Base):
+    """What lets a browser see the dashboards of one cluster: first a ticket, used once, then the cookie it becomes."""
+
+    __tablename__ = "dashboard_passes"
+
+    hash: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id"), index=True)
+    cluster_id: Mapped[str] = mapped_column(ForeignKey("clusters.id"), index=True)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+
+
 class LoginAttempts(Base):
     """Failed logins; rows that are old are removed by the next failure."""
 

@@ -61,6 +61,7 @@ class Permission(StrEnum):
     ACCOUNT_CLUSTERS_READ = "account:clusters:read"
     ACCOUNT_CLUSTERS_CREATE = "account:clusters:create"
     ACCOUNT_CLUSTERS_CONNECT = "account:clusters:connect"
+    ACCOUNT_CLUSTERS_DASHBOARD = "account:clusters:dashboard"
     ACCOUNT_CLUSTERS_SCALE = "account:clusters:scale"
     ACCOUNT_CLUSTERS_SCALE_ANY = "account:clusters:scale_any"
     ACCOUNT_CLUSTERS_UPDATE = "account:clusters:update"

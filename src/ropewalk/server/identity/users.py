@@ -12,7 +12,7 @@ from ropewalk.errors import AuthenticationError, ConflictError, InputError, NotF
 from ropewalk.schemas.common import SLUG
 from ropewalk.schemas.identity import AccountKind, MemberRole, UserCreate, UserUpdate
 from ropewalk.schemas.identity import User as UserSchema
-from ropewalk.server.db.models import Account, DeviceLogin, Member, Token, User, WebSession, new_id
+from ropewalk.server.db.models import Account, DashboardPass, DeviceLogin, Member, Token, User, WebSession, new_id
 from ropewalk.server.events import EventCode, record
 from ropewalk.server.identity import throttle
 from ropewalk.server.identity.passwords import hash_password, verify_password
@@ -173,7 +173,8 @@ async def _apply(session: AsyncSession, user: User, request: UserUpdate, hashed:
         changes.append("email")
     if hashed is not None:
         user.password_hash = hashed
-        await session.execute(delete(WebSession).where(WebSession.user_id == user.id))
+        for table in (WebSession, DashboardPass):
+            await session.execute(delete(table).where(table.user_id == user.id))
         changes.append("password")
     if request.operator is not None and request.operator != user.operator:
         if not request.operator:
@@ -201,7 +202,7 @@ async def _refuse_last_operator(session: AsyncSession, user: User) -> None:
 
 
 async def _revoke_all(session: AsyncSession, user: User) -> None:
-    for table in (Token, WebSession, DeviceLogin):
+    for table in (Token, WebSession, DeviceLogin, DashboardPass):
         await session.execute(delete(table).where(table.user_id == user.id))
 
 
