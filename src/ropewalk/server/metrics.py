@@ -43,6 +43,33 @@ class Metrics:
         self.reconcile_errors = Counter(
             "ropewalk_reconcile_errors", "Passes and calls that failed.", ("error",), registry=self.registry
         )
+        self.reconcile_lag = Histogram(
+            "ropewalk_reconcile_lag_seconds",
+            "Time from the news about a cluster to the look at it.",
+            buckets=LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self.retries = Counter(
+            "ropewalk_retries",
+            "Tries that will be made again after an error, by loop.",
+            ("loop",),
+            registry=self.registry,
+        )
+        self.leases = Gauge("ropewalk_leases", "Clusters that this server holds the lease of.", registry=self.registry)
+        self.renew_failures = Counter(
+            "ropewalk_lease_renew_failures", "Renewals of leases that failed.", registry=self.registry
+        )
+        self.leases_lost = Counter("ropewalk_leases_lost", "Leases that another server took.", registry=self.registry)
+        self.looks = Counter(
+            "ropewalk_observer_looks", "Looks at the nodes of a cloud account.", ("result",), registry=self.registry
+        )
+        self.links = Gauge("ropewalk_links", "Schedulers that this server hears.", registry=self.registry)
+        self.loop_runs = Gauge(
+            "ropewalk_loop_last_success_seconds",
+            "When a loop of the reconciler last did its work (seconds since 1970).",
+            ("loop",),
+            registry=self.registry,
+        )
         self.clusters = Gauge(
             "ropewalk_clusters", "Live clusters that this server works on.", ("state",), registry=self.registry
         )

@@ -113,8 +113,11 @@ class Wakeups:
         except (asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
             raise ConnectionError(str(type(exc).__name__)) from exc
         connection.add_termination_listener(lambda _connection: lost.set())
-        await connection.add_listener(CHANNEL, lambda _c, _pid, _channel, topic: self.wake(str(topic)))
         try:
+            try:
+                await connection.add_listener(CHANNEL, lambda _c, _pid, _channel, topic: self.wake(str(topic)))
+            except (asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+                raise ConnectionError(str(type(exc).__name__)) from exc
             yield lost
         finally:
             # The loop may be closing and the server gone: ending the connection is all that matters.

@@ -7,6 +7,7 @@ point, finds by name what may exist. What this object keeps in memory (sightings
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -66,6 +67,7 @@ class Actor:
         self._context = surroundings.context
         self._backend = backend
         self._wake = asyncio.Event()
+        self._woken_at: float | None = None
         self._handles: dict[str, NodeHandle] = {}
         self._sightings: dict[str, Sighting] = {}
         self._link: Link | None = None
@@ -82,7 +84,13 @@ class Actor:
     def wake(self) -> None:
         """Look again: something changed."""
         self.wakes += 1
+        self._woken_at = self._woken_at or time.monotonic()
         self._wake.set()
+
+    @property
+    def linked(self) -> bool:
+        """Whether the scheduler is heard."""
+        return self._link is not None and self._link.up
 
     def watched(self) -> Iterable[NodeHandle]:
         """Return the nodes that the observer should look at."""
@@ -109,9 +117,11 @@ class Actor:
                     delay = FIRST_RETRY
                 except LeaseLostError:
                     log.info("lease.lost")
+                    self._context.metrics.leases_lost.inc()
                     return
                 except (SQLAlchemyError, OSError, UnavailableError, BackendError, SecretsError) as exc:
                     self._context.metrics.reconcile_errors.labels(type(exc).__name__).inc()
+                    self._context.metrics.retries.labels("actor").inc()
                     log.warning("reconcile.failed", error=str(exc).splitlines()[0], retry_in=delay)
                     again_at = self._context.clock.now() + timedelta(seconds=delay)
                     delay = min(delay * 2, LAST_RETRY)
@@ -150,6 +160,9 @@ class Actor:
     async def _step(self) -> Sequence[Action]:
         """Look, plan, write, act once."""
         self._context.metrics.reconcile_passes.inc()
+        if self._woken_at is not None:
+            self._context.metrics.reconcile_lag.observe(time.monotonic() - self._woken_at)
+            self._woken_at = None
         now = self._context.clock.now()
         async with fenced(self._context, self.lease) as session:
             cluster, nodes = await store.load(session, self.lease.cluster_id)
@@ -371,21 +384,30 @@ class Actor:
         return {result.name: result for result in results}
 
     async def _call_launch(self, request: LaunchRequest) -> Sequence[LaunchResult]:
+        """Launch; returns one result for each node, whatever the backend answers."""
+        log.info("nodes.launching", nodes=[node.name for node in request.nodes])
+        error: BackendError = TryAgainError("The cloud's answer did not tell of it.")
+        said: dict[str, LaunchResult] = {}
         try:
             async with asyncio.timeout(CALL_SECONDS):
-                return await self._backend.launch(request)
+                answer = await self._backend.launch(request)
+            said = {result.name: result for result in answer if isinstance(result, LaunchResult)}
         except BackendError as exc:
-            return [LaunchResult(node.name, error=exc) for node in request.nodes]
+            error = exc
         except TimeoutError:
             error = TryAgainError(f"The cloud did not answer within {CALL_SECONDS:.0f} seconds.")
-            return [LaunchResult(node.name, error=error) for node in request.nodes]
+        except Exception as exc:
+            # What took effect is not known; the same names are asked for again, which starts nothing twice.
+            log.exception("launch.defect")
+            error = TryAgainError(f"The backend failed with {type(exc).__name__}; the server's log says more.")
+        return [said.get(node.name) or LaunchResult(node.name, error=error) for node in request.nodes]
 
     async def _stop(self, nodes: Sequence[Node]) -> None:
         self._asked_to_stop |= {node.name for node in nodes}
         try:
             async with asyncio.timeout(CALL_SECONDS):
                 await self._backend.stop([store.handle(node) for node in nodes])
-        except (BackendError, TimeoutError) as exc:
+        except Exception as exc:  # noqa: BLE001 - a backend's defect, too
             # The rows say that it was asked, and when to ask again; nothing is forgotten.
             self._context.metrics.reconcile_errors.labels(type(exc).__name__).inc()
             log.warning("stop.failed", error=str(exc), nodes=[node.name for node in nodes])

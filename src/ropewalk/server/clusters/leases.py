@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import cast
 
-from sqlalchemy import CursorResult, or_, select, update
+from sqlalchemy import CursorResult, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ropewalk.schemas.clusters import ClusterState
@@ -107,11 +107,56 @@ async def renew(context: Context, owner: str) -> set[str]:
         return set(kept)
 
 
-async def release(context: Context, owner: str, *, only: Collection[str] | None = None) -> None:
-    """Give leases of *owner* back (*only* those, or all), so that nobody need wait for them to expire."""
+async def held_by_others(context: Context, owner: str) -> dict[str, datetime]:
+    """Return until when each other owner's leases hold, by what they say."""
+    others = (Cluster.lease_owner.is_not(None), Cluster.lease_owner != owner, Cluster.state.in_(LIVE))
+    until = select(Cluster.lease_owner, func.max(Cluster.lease_expires_at)).where(*others)
+    async with context.db.read() as session:
+        rows = await session.execute(until.group_by(Cluster.lease_owner))
+        return {name: moment for name, moment in rows if name is not None and moment is not None}
+
+
+class Unrenewed:
+    """Notices owners that do not renew, by watching and not by any clock of theirs.
+
+    A server whose clock was an hour ahead, and that died, leaves leases that seem to hold for an hour.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[datetime, float]] = {}
+
+    def stale(self, held: Mapping[str, datetime], at: float, patience: float) -> list[tuple[str, datetime]]:
+        """Return the owners whose leases have not changed for *patience* seconds, and until when those hold.
+
+        Args:
+            held: Until when each owner's leases hold, as just read.
+            at: A monotonic time in seconds.
+            patience: Seconds.
+        """
+        seen = {}
+        for owner, until in held.items():
+            before = self._seen.get(owner)
+            seen[owner] = before if before is not None and before[0] == until else (until, at)
+        self._seen = seen
+        return [(owner, until) for owner, (until, since) in seen.items() if at - since >= patience]
+
+
+async def release(
+    context: Context, owner: str, *, only: Collection[str] | None = None, until: datetime | None = None
+) -> None:
+    """Give leases of *owner* back, so that nobody need wait for them to expire.
+
+    Args:
+        context: The server's services.
+        owner: Whose.
+        only: Of these clusters; None: of all.
+        until: Only what says that it holds until then, or shorter: not what was renewed meanwhile.
+    """
     mine = update(Cluster).where(Cluster.lease_owner == owner)
     if only is not None:
         mine = mine.where(Cluster.id.in_(only))
+    if until is not None:
+        mine = mine.where(Cluster.lease_expires_at <= until)
     async with context.db.transaction() as session:
         await session.execute(mine.values(lease_owner=None, lease_expires_at=None))
 

@@ -140,6 +140,10 @@ class Link:
                     await self._follow(reader)
             except (OSError, TimeoutError, BackendError) as exc:
                 self._down(_cause(exc))
+            except Exception as exc:
+                # A link that is not tried again would be lost for ever.
+                log.exception("link.defect", cluster=self._scheduler.cluster)
+                self._down(_cause(exc))
             # Full jitter: many links that lost one network do not come back in step.
             await asyncio.sleep(random.uniform(delay / 2, delay))  # noqa: S311 - not for secrets
             delay = min(delay * 1.6, LAST_RETRY)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Protocol
 
 import structlog
 
-from ropewalk.backends.port import Answer, Backend, NodeHandle, Sighting
+from ropewalk.backends.port import Answer, Backend, NodeHandle, Observation, Sighting
 from ropewalk.errors import BackendError, TryAgainError
+from ropewalk.server.metrics import Metrics
 
 LOOK_SECONDS = 60.0
 """A look that takes longer is given up, and all its nodes are unknown."""
@@ -40,8 +42,9 @@ class Watcher(Protocol):
 class Observer:
     """Looks at the nodes of all watchers whenever the backend says that something may have changed."""
 
-    def __init__(self, backend: Callable[[], Backend]) -> None:
+    def __init__(self, backend: Callable[[], Backend], metrics: Metrics) -> None:
         self._backend = backend
+        self._metrics = metrics
         self._watchers: set[Watcher] = set()
         self._kicked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -71,28 +74,38 @@ class Observer:
         delay = FIRST_RETRY
         while True:
             self._kicked.clear()
-            wanted = [(watcher, handle) for watcher in self._watchers for handle in watcher.watched()]
+            wanted: list[tuple[Watcher, NodeHandle]] = []
             try:
-                if wanted:
-                    await self._look(wanted)
-                delay = FIRST_RETRY
-                await self._wait(changed=bool(wanted))
-            except BackendError as exc:
+                wanted = [(watcher, handle) for watcher in self._watchers for handle in watcher.watched()]
+                if not wanted or await self._look(wanted):
+                    delay = FIRST_RETRY
+                    await self._wait(changed=bool(wanted))
+                else:
+                    delay = await self._pause(delay)
+            except Exception as exc:  # noqa: BLE001 - a backend's defect must not end the looking, for all clusters
                 self._unknown(wanted, exc)
-                pause = exc.delay if isinstance(exc, TryAgainError) else delay
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._kicked.wait(), max(pause, delay))
-                delay = min(delay * 2, LAST_RETRY)
+                delay = await self._pause(delay, exc.delay if isinstance(exc, TryAgainError) else 0.0)
             await asyncio.sleep(SPACING_SECONDS)
 
-    async def _look(self, wanted: list[tuple[Watcher, NodeHandle]]) -> None:
+    async def _pause(self, delay: float, least: float = 0.0) -> float:
+        """Wait before the next try; returns how long to wait before the one after that."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._kicked.wait(), max(least, delay))
+        return min(delay * 2, LAST_RETRY)
+
+    async def _look(self, wanted: list[tuple[Watcher, NodeHandle]]) -> bool:
+        """Look once; returns whether all were told of."""
         try:
             async with asyncio.timeout(LOOK_SECONDS):
                 observation = await self._backend().observe([handle for _, handle in wanted])
         except TimeoutError:
             raise TryAgainError(f"The cloud did not answer within {LOOK_SECONDS:.0f} seconds.") from None
+        told = {handle.name: _answer(observation, handle.name) for _, handle in wanted}
         for watcher, handle in wanted:
-            watcher.saw(handle, observation.sightings[handle.name])
+            watcher.saw(handle, told[handle.name] or _LEFT_OUT(handle.name))
+        complete = all(told.values())
+        self._metrics.looks.labels("ok" if complete else "incomplete").inc()
+        return complete
 
     async def _wait(self, *, changed: bool) -> None:
         """Return when there is something new to look at, or the cloud may have changed."""
@@ -108,7 +121,24 @@ class Observer:
                 task.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
 
-    def _unknown(self, wanted: list[tuple[Watcher, NodeHandle]], error: BackendError) -> None:
-        log.warning("observer.failed", error=error.message, nodes=len(wanted))
+    def _unknown(self, wanted: list[tuple[Watcher, NodeHandle]], error: Exception) -> None:
+        self._metrics.looks.labels("failed").inc()
+        self._metrics.retries.labels("observer").inc()
+        expected = isinstance(error, BackendError)
+        reason = (
+            str(error) if expected else f"The backend failed with {type(error).__name__}; the server's log says more."
+        )
+        log.warning("observer.failed", error=reason, nodes=len(wanted), exc_info=None if expected else error)
         for watcher, handle in wanted:
-            watcher.saw(handle, Sighting(handle.name, Answer.UNKNOWN, reason=str(error)))
+            watcher.saw(handle, Sighting(handle.name, Answer.UNKNOWN, reason=reason))
+
+
+_LEFT_OUT = partial(Sighting, answer=Answer.UNKNOWN, reason="The cloud's answer did not tell of it.")
+
+
+def _answer(observation: Observation, name: str) -> Sighting | None:
+    """Return what was said about *name*; None: it was left out, or what was said has another form or name."""
+    said = observation.sightings.get(name)
+    if isinstance(said, Sighting) and said.name == name and isinstance(said.answer, Answer):
+        return said
+    return None

@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 
 import structlog
 from sqlalchemy import select
@@ -23,6 +24,9 @@ from ropewalk.server.db.models import Account, Installation
 
 CLAIM_SECONDS = 10.0
 """How often unheld clusters are looked for, besides whenever one is made."""
+UNRENEWED_LEASES = 1.5
+"""Times the length of a lease after which one that nobody renewed is free, whatever it says itself."""
+LOOPS = ("claim", "renew", "sweep")
 RENEWALS_PER_LEASE = 3
 """Two renewals may fail before a lease is lost."""
 
@@ -46,6 +50,10 @@ class Reconciler:
         self._surroundings: Surroundings | None = None
         self._renewed = time.monotonic()
         self._beginning: set[str] = set()
+        self._unrenewed = leases.Unrenewed()
+        self._watched = time.monotonic() - CLAIM_SECONDS
+        self.last_success: dict[str, datetime] = {}
+        """When each loop last did its work."""
 
     @property
     def running(self) -> bool:
@@ -68,8 +76,8 @@ class Reconciler:
         settings = self._context.settings
         self._loops = [
             asyncio.create_task(self._claim_loop(), name="claim"),
-            asyncio.create_task(self._every(settings.lease_seconds / RENEWALS_PER_LEASE, self._renew), name="renew"),
-            asyncio.create_task(self._every(settings.sweep_seconds, self._sweep_once), name="sweep"),
+            asyncio.create_task(self._every(settings.lease_seconds / RENEWALS_PER_LEASE, "renew", self._renew)),
+            asyncio.create_task(self._every(settings.sweep_seconds, "sweep", self._sweep_once)),
         ]
 
     async def stop(self) -> None:
@@ -102,7 +110,8 @@ class Reconciler:
             claimed = 0
             try:
                 claimed = await self._claim()
-            except (SQLAlchemyError, OSError, RopewalkError) as exc:
+                self._done("claim")
+            except Exception as exc:  # noqa: BLE001 - the loop goes on, whatever it was
                 self._failed("claim", exc)
             if claimed == leases.CLAIM_BATCH:
                 continue
@@ -110,18 +119,33 @@ class Reconciler:
                 await asyncio.wait_for(self._claim_now.wait(), CLAIM_SECONDS)
 
     async def _claim(self) -> int:
+        await self._free_unrenewed()
         claimed = await leases.claim(self._context, self.owner)
         self._beginning = {lease.cluster_id for lease in claimed}
         if claimed:
             async with self._context.db.read() as session:
                 rows = await session.execute(select(Account.id, Account.slug))
                 self._slugs.update({row.id: row.slug for row in rows})
-        for lease in claimed:
-            # A lease of ours that ran out: whatever worked under it may write no more.
-            await self._drop([lease.cluster_id])
-            await self._begin(lease)
-        self._beginning = set()
+        try:
+            for lease in claimed:
+                # A lease of ours that ran out: whatever worked under it may write no more.
+                await self._drop([lease.cluster_id])
+                await self._begin(lease)
+        finally:
+            # Those that could not begin are given back by the next renewal.
+            self._beginning = set()
         return len(claimed)
+
+    async def _free_unrenewed(self) -> None:
+        """Free the leases of servers that do not renew them, also when a wrong clock wrote until when they hold."""
+        if time.monotonic() - self._watched < CLAIM_SECONDS / 2:
+            return
+        self._watched = time.monotonic()
+        held = await leases.held_by_others(self._context, self.owner)
+        patience = UNRENEWED_LEASES * self._context.settings.lease_seconds
+        for owner, until in self._unrenewed.stale(held, self._watched, patience):
+            log.warning("lease.not_renewed", owner=owner)
+            await leases.release(self._context, owner, until=until)
 
     async def _begin(self, lease: leases.Lease) -> None:
         assert self._surroundings is not None  # noqa: S101 - start() made them
@@ -135,7 +159,8 @@ class Reconciler:
         observer = self._observers.get(lease.cloud_account_id)
         if observer is None:
             observer = self._observers[lease.cloud_account_id] = Observer(
-                lambda cloud=lease.cloud_account_id: self._backends[cloud]  # type: ignore[misc] # bound now, on purpose
+                lambda cloud=lease.cloud_account_id: self._backends[cloud],  # type: ignore[misc] # bound now, on purpose
+                self._context.metrics,
             )
         actor = Actor(lease, self._surroundings, backend)
         task = asyncio.create_task(actor.run(), name=f"cluster {lease.cluster_id}")
@@ -159,6 +184,16 @@ class Reconciler:
         self._context.metrics.clusters.clear()
         for state, number in states.items():
             self._context.metrics.clusters.labels(state).set(number)
+        self._context.metrics.leases.set(len(self._actors))
+        self._context.metrics.links.set(sum(actor.linked for actor, _task in self._actors.values()))
+
+    def working(self) -> dict[str, bool]:
+        """Return for each cluster that this server works on whether it hears the scheduler."""
+        return {cluster_id: actor.linked for cluster_id, (actor, _task) in self._actors.items()}
+
+    def loops(self) -> dict[str, bool]:
+        """Return for each loop whether it runs."""
+        return dict(zip(LOOPS, (not task.done() for task in self._loops), strict=False))
 
     async def _drop(self, cluster_ids: list[str]) -> None:
         tasks = [self._actors[cluster_id][1] for cluster_id in cluster_ids if cluster_id in self._actors]
@@ -170,6 +205,7 @@ class Reconciler:
         try:
             kept = await leases.renew(self._context, self.owner)
         except (SQLAlchemyError, OSError, UnavailableError):
+            self._context.metrics.renew_failures.inc()
             if time.monotonic() - self._renewed > self._context.settings.lease_seconds:
                 # Nobody knows whether they are still ours; every write is fenced, but calls to a cloud are not.
                 await self._drop(list(self._actors))
@@ -189,14 +225,22 @@ class Reconciler:
     async def _sweep_once(self) -> None:
         await self._sweep.run()
 
-    async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    async def _every(self, seconds: float, name: str, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             await asyncio.sleep(seconds)
             try:
                 await work()
-            except (SQLAlchemyError, OSError, RopewalkError) as exc:
-                self._failed(work.__name__, exc)
+                self._done(name)
+            except Exception as exc:  # noqa: BLE001 - the loop goes on, whatever it was
+                self._failed(name, exc)
 
     def _failed(self, what: str, error: BaseException) -> None:
         self._context.metrics.reconcile_errors.labels(type(error).__name__).inc()
-        log.warning("reconciler.failed", what=what, error=(str(error).splitlines() or [""])[0])
+        self._context.metrics.retries.labels(what).inc()
+        expected = isinstance(error, SQLAlchemyError | OSError | RopewalkError)
+        text = (str(error).splitlines() or [""])[0]
+        log.warning("reconciler.failed", what=what, error=text, exc_info=None if expected else error)
+
+    def _done(self, what: str) -> None:
+        self.last_success[what] = now = self._context.clock.now()
+        self._context.metrics.loop_runs.labels(what).set(now.timestamp())

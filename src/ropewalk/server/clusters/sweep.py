@@ -12,9 +12,10 @@ from datetime import datetime, timedelta
 
 import structlog
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 
 from ropewalk.backends.port import NodeHandle
-from ropewalk.errors import BackendError
+from ropewalk.errors import BackendError, UnavailableError
 from ropewalk.schemas.clusters import NodeState
 from ropewalk.server.context import Context
 from ropewalk.server.db.models import CloudAccount, Node
@@ -53,8 +54,11 @@ class Sweep:
             if overdue:
                 await backend.stop(overdue)
                 await self._tell(overdue, EventCode.ORPHAN_REMOVED, "is being removed: no cluster knows it")
-        except BackendError as exc:
-            log.warning("sweep.failed", cloud_account=cloud_account_id, error=exc.message)
+        except (SQLAlchemyError, UnavailableError):
+            raise
+        except Exception as exc:  # noqa: BLE001 - one cloud account's defect must not keep the others from being swept
+            error = exc.message if isinstance(exc, BackendError) else type(exc).__name__
+            log.warning("sweep.failed", cloud_account=cloud_account_id, error=error)
             return {}
         return orphans
 
