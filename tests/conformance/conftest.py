@@ -1,16 +1,30 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conformance.harness import Harness, LocalHarness, MemoryHarness, stop_everything
+from tests.conformance.isolated import IsolatedHarness
+from tests.support import isolated, spawners
 
 
-@pytest.fixture(params=["memory", "local"])
+def _make(kind: str, root: Path) -> Harness:
+    if kind == "local-isolated":
+        return IsolatedHarness(isolated.data_dir())
+    return MemoryHarness() if kind == "memory" else LocalHarness(root, kind.removeprefix("local-"))
+
+
+@pytest.fixture(scope="package", autouse=True)
+def no_warm_parent_left() -> Iterator[None]:
+    yield
+    spawners.close_all()
+
+
+@pytest.fixture(params=["memory", "local-plain", "local-warm", "local-isolated"])
 async def harness(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Harness]:
-    harness: Harness = MemoryHarness() if request.param == "memory" else LocalHarness(tmp_path / "local")
+    harness: Harness = _make(request.param, tmp_path / "local")
     yield harness
     await stop_everything(harness.backend)
     await harness.close()

@@ -19,6 +19,7 @@ from ropewalk.backends.port import Answer, Backend, ClusterRef, LaunchRequest, N
 from ropewalk.schemas.cloud_accounts import HostedSettings
 from ropewalk.schemas.clusters import NodeRole
 from ropewalk.server.clusters.certificates import ClusterCertificates, issue
+from tests.support.spawners import spawner
 from tests.support.waiting import eventually
 
 INSTALLATION = f"inst-{uuid.uuid4().hex}"
@@ -85,8 +86,9 @@ class MemoryHarness:
 class LocalHarness:
     """The real node program in real processes."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, mode: str = "plain") -> None:
         self.root = root
+        self.mode = mode
         self._backends = [self._make()]
 
     @property
@@ -94,7 +96,7 @@ class LocalHarness:
         return self._backends[-1]
 
     def _make(self) -> LocalBackend:
-        return LocalBackend(self.root, INSTALLATION, HostedSettings())
+        return LocalBackend(self.root, INSTALLATION, HostedSettings(), spawner=spawner(self.mode))
 
     def restart(self) -> LocalBackend:
         self._backends.append(self._make())

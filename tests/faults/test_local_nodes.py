@@ -29,13 +29,15 @@ from ropewalk.backends.port import Answer, ClusterRef, LaunchRequest, NodeHandle
 from ropewalk.errors import FixItError, TryAgainError
 from ropewalk.schemas.cloud_accounts import HostedSettings
 from ropewalk.schemas.clusters import NodeRole
-from tests.support import stand_in
+from tests.support import spawners, stand_in
 from tests.support.waiting import eventually, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="plays with /proc")
 
 PROGRAM = Path(stand_in.__file__)
 INSTALLATION = f"inst-{uuid.uuid4().hex}"
+MODE = "plain"
+"""How :func:`make` starts nodes."""
 CLUSTER = ClusterRef(INSTALLATION, "team", "c1", "cluster")
 
 
@@ -50,7 +52,15 @@ def request(*names: str, environ: dict[str, str] | None = None, **options: Any) 
 
 
 def make(root: Path, *, grace: float = 5.0) -> LocalBackend:
-    return LocalBackend(root, INSTALLATION, HostedSettings(), program=PROGRAM, stop_grace=grace)
+    spawner = spawners.spawner(MODE)
+    return LocalBackend(root, INSTALLATION, HostedSettings(), program=PROGRAM, stop_grace=grace, spawner=spawner)
+
+
+@pytest.fixture(params=spawners.MODES, autouse=True)
+def mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test starts its nodes in both ways."""
+    monkeypatch.setattr(sys.modules[__name__], "MODE", request.param)
+    return str(request.param)
 
 
 @pytest.fixture
@@ -121,7 +131,7 @@ def server(root: Path, script: str) -> subprocess.Popen[bytes]:
         from pathlib import Path
         from ropewalk.backends.local import home, launcher
         from tests.faults import test_local_nodes as t
-        t.INSTALLATION = {INSTALLATION!r}
+        t.INSTALLATION, t.MODE = {INSTALLATION!r}, {MODE!r}
         t.CLUSTER = t.ClusterRef(t.INSTALLATION, "team", "c1", "cluster")
         backend = t.make(Path({str(root)!r}))
     """) + textwrap.dedent(script)
@@ -137,7 +147,7 @@ class TestServerKilled:
         [
             ("home.NodeHome.write_about = lambda *a", False),
             ("home.NodeHome.write_config = lambda *a", False),
-            ("launcher.processes.spawn = lambda *a, **k", False),
+            ("launcher.Spawner.spawn = lambda *a", False),
             ("home.NodeHome.write_identity = lambda *a", True),
         ],
     )

@@ -14,14 +14,15 @@ import pytest
 from ropewalk.backends.local.processes import Table
 from ropewalk.backends.port import Answer, LaunchRequest
 from tests.conformance.harness import LocalHarness, handle, request, stop_everything, until
+from tests.support import spawners
 from tests.support.waiting import eventually
 
 W = handle("w1")
 
 
-@pytest.fixture
-async def harness(tmp_path: Path) -> AsyncIterator[LocalHarness]:
-    harness = LocalHarness(tmp_path / "local")
+@pytest.fixture(params=spawners.MODES)
+async def harness(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[LocalHarness]:
+    harness = LocalHarness(tmp_path / "local", request.param)
     yield harness
     await stop_everything(harness.backend)
     await harness.close()

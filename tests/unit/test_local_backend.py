@@ -12,11 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ropewalk.backends.local import LocalBackend, machine, ports, processes
+from ropewalk.backends.local.cgroups import Cgroups
+from ropewalk.backends.local.guard import Guard
+from ropewalk.backends.local.isolation import Isolation
 from ropewalk.backends.local.processes import Tag
 from ropewalk.backends.port import NodeShape
 from ropewalk.errors import FixItError
-from ropewalk.schemas.cloud_accounts import CheckStatus, HostedSettings
+from ropewalk.schemas.cloud_accounts import CheckReport, CheckStatus, HostedSettings, Isolate
 from ropewalk.schemas.clusters import GIB, NodeRole
+
+
+def check(root: Path, settings: HostedSettings | None = None) -> CheckReport:
+    """Check with the rights that this process has at the moment."""
+    settings = settings or HostedSettings()
+    isolation = Isolation(root, settings, Path(__file__), sys.executable)
+    return machine.check(root, "127.0.0.1", Guard(isolation, Cgroups("inst"), settings))
 
 
 def make(root: Path, settings: HostedSettings | None = None) -> LocalBackend:
@@ -46,7 +56,7 @@ def test_memory_of_a_container_is_its_own_limit(tmp_path: Path, monkeypatch: pyt
 def test_check_warns_of_little_disk_and_few_descriptors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_LITTLE_DISK", 2**62)
     monkeypatch.setattr(machine, "_FEW_DESCRIPTORS", 2**62)
-    report = machine.check(tmp_path, "127.0.0.1")
+    report = check(tmp_path)
     warned = {item.name: item.advice for item in report.items if item.status is CheckStatus.WARNING}
     assert {"disk", "file descriptors"} <= set(warned)
     assert all(warned.values())
@@ -54,15 +64,16 @@ def test_check_warns_of_little_disk_and_few_descriptors(tmp_path: Path, monkeypa
 
 
 def test_check_says_what_hosted_clusters_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unisolated = HostedSettings(isolation=Isolate.OFF)
     for uid, status in ((0, CheckStatus.WARNING), (1000, CheckStatus.OK)):
         monkeypatch.setattr("os.geteuid", lambda uid=uid: uid)
-        (item,) = [item for item in machine.check(tmp_path, "127.0.0.1").items if item.name == "user"]
+        (item,) = [item for item in check(tmp_path, unisolated).items if item.name == "user"]
         assert item.status is status
         assert "trust" in (item.message + (item.advice or ""))
 
 
 def test_check_leaves_nothing_behind(tmp_path: Path) -> None:
-    machine.check(tmp_path / "not" / "yet", "127.0.0.1")
+    check(tmp_path / "not" / "yet")
     assert list(tmp_path.iterdir()) == []
 
 

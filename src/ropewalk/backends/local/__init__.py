@@ -6,5 +6,6 @@ alone.
 """
 
 from ropewalk.backends.local.backend import LocalBackend
+from ropewalk.backends.local.spawner import Spawner
 
-__all__ = ["LocalBackend"]
+__all__ = ["LocalBackend", "Spawner"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,10 +15,14 @@ from typing import Any, TypeVar
 from dask.utils import format_bytes
 
 from ropewalk.backends.local import housekeeping, launcher, logs, machine, ports, sight
+from ropewalk.backends.local.cgroups import Cgroups
 from ropewalk.backends.local.filesystem import explain, explained
+from ropewalk.backends.local.guard import Guard
 from ropewalk.backends.local.home import NodeHome
+from ropewalk.backends.local.isolation import Isolation, Verdict
 from ropewalk.backends.local.launcher import Plan, Start
 from ropewalk.backends.local.processes import Identity, Table
+from ropewalk.backends.local.spawner import Spawner
 from ropewalk.backends.local.stopping import Stopping
 from ropewalk.backends.local.watch import Watch
 from ropewalk.backends.port import (
@@ -51,7 +57,7 @@ _T = TypeVar("_T")
 
 
 class LocalBackend:
-    """Runs nodes as processes of this machine, as the server's own user.
+    """Runs nodes as processes of this machine: as users of their own where that is possible, else as the server's.
 
     Several servers may use the same *root* at once, one after the other or side by side.
 
@@ -61,6 +67,8 @@ class LocalBackend:
         settings: What the operator decided.
         program: The node program.
         stop_grace: Seconds between asking a node to end and ending it by force.
+        spawner: Starts the processes; by default one of its own, with a warm parent.
+        interpreter: The Python that runs the node program; this one's by default.
     """
 
     def __init__(
@@ -71,11 +79,24 @@ class LocalBackend:
         *,
         program: Path = PROGRAM,
         stop_grace: float = STOP_GRACE,
+        spawner: Spawner | None = None,
+        interpreter: str = sys.executable,
     ) -> None:
         self._root = root.expanduser().absolute()
         self._installation = installation
         self._settings = settings
-        self._plan = Plan(program.absolute(), settings.listen_host, settings.contact_host)
+        self._spawner = spawner or Spawner()
+        self._owns_spawner = spawner is None
+        isolation = Isolation(self._root, settings, program.absolute(), interpreter)
+        self._guard = Guard(isolation, Cgroups(installation), settings)
+        self._plan = Plan(
+            program.absolute(),
+            settings.listen_host,
+            settings.contact_host,
+            self._spawner,
+            self._guard,
+            interpreter,
+        )
         self._grace = stop_grace
         self._memory = machine.total_memory()
         self._watch = Watch(self._departed)
@@ -119,7 +140,11 @@ class LocalBackend:
         return price, settings.currency
 
     async def check(self) -> CheckReport:
-        return await asyncio.to_thread(machine.check, self._root, self._settings.listen_host)
+        return await asyncio.to_thread(machine.check, self._root, self._settings.listen_host, self._guard)
+
+    async def isolation(self) -> Verdict:
+        """Say whether each account's nodes run as a user of their own; about a second at the first time."""
+        return await asyncio.to_thread(self._guard.isolation.verdict)
 
     async def prepare(self) -> AsyncIterator[Resource]:
         """Make the directory of all nodes."""
@@ -146,6 +171,7 @@ class LocalBackend:
                 yield resource
 
     async def launch(self, request: LaunchRequest) -> Sequence[LaunchResult]:
+        self._spawner.start()
         starts = {node.name: self._start(request, node) for node in request.nodes}
         table = Table()
         results: dict[str, LaunchResult] = {}
@@ -161,7 +187,7 @@ class LocalBackend:
         elif address is not None:
             # By the address on this machine: clients' way in may not be open from here.
             inside = ports.join(ports.reachable(self._plan.listen_host), ports.port_of(address))
-            launches = (self._launch(Start(starts[node.name].home, node, inside), table) for node in workers)
+            launches = (self._launch(replace(starts[node.name], scheduler=inside), table) for node in workers)
             results |= {result.name: result for result in await asyncio.gather(*launches)}
         await self._watch_running([starts[name].home for name, result in results.items() if result.cloud_id])
         return [results[node.name] for node in request.nodes]
@@ -170,7 +196,7 @@ class LocalBackend:
         if request.cluster.installation != self._installation:
             raise FixItError("The cluster is of another installation.", field="installation")
         handle = NodeHandle(node.name, request.cluster.id, node.role)
-        return Start(self._home(handle), node, None)
+        return Start(self._home(handle), node, request.cluster.account, None)
 
     async def _launch(self, start: Start, table: Table) -> LaunchResult:
         deadline = time.monotonic() + _LAUNCH_PATIENCE
@@ -222,6 +248,7 @@ class LocalBackend:
 
     async def inventory(self) -> Sequence[NodeHandle]:
         """List what lives, by lock, record and tag; on the way, remove logs that are older than they are kept."""
+        self._spawner.start()  # a server asks this first
         await self.housekeeping()
         return await self._file_work("Reading the directory of all nodes", self._living)
 
@@ -230,6 +257,7 @@ class LocalBackend:
         kept = timedelta(days=self._settings.log_retention_days).total_seconds()
         before = (now.timestamp() if now else time.time()) - kept
         await self._file_work("Removing old logs", lambda: housekeeping.remove_expired(self._root, before))
+        await self._file_work("Cleaning up after nodes", self._guard.clean_up)
 
     async def logs(self, node: NodeHandle, cursor: str | None = None, limit: int = 1_000_000) -> LogChunk:
         home = self._home(node)
@@ -259,6 +287,8 @@ class LocalBackend:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._owns_spawner:
+            await asyncio.to_thread(self._spawner.close)
 
     def _home(self, handle: NodeHandle) -> NodeHome:
         return NodeHome.of(self._root, self._installation, handle)

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from ropewalk.backends.local import ports, processes, sight
+from ropewalk.backends.local import cgroups, ports, processes, sight
+from ropewalk.backends.local.confinement import Confinement
 from ropewalk.backends.local.filesystem import explained
+from ropewalk.backends.local.guard import Guard
 from ropewalk.backends.local.home import NodeHome
+from ropewalk.backends.local.parent import Command
 from ropewalk.backends.local.processes import TAG_VARIABLE, Identity, Table
+from ropewalk.backends.local.spawner import Spawner, base_environ
 from ropewalk.backends.port import LaunchResult, NodeLaunch
 from ropewalk.errors import BackendError, FixItError
 from ropewalk.schemas.clusters import NodeRole
 
-_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "USER", "LOGNAME")
-"""All that a node gets of the server's environment; everything else may be a secret of the server's."""
-
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-"""As Dask's Nanny does (`distributed.nanny.pre-spawn-environ`): tasks are the parallelism."""
+_PIPE_BYTES = 65_536
+"""What a pipe of Linux holds unless it is told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +34,18 @@ class Plan:
     program: Path
     listen_host: str
     contact_host: str | None
+    spawner: Spawner
+    guard: Guard
+    interpreter: str
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """One node to start: its directory, what it is to be, and the scheduler that workers look for."""
+    """One node to start: its directory, what it is to be, whose it is, and the scheduler that workers look for."""
 
     home: NodeHome
     node: NodeLaunch
+    account: str
     scheduler: str | None
 
 
@@ -70,7 +76,7 @@ def _being_held(home: NodeHome, table: Table) -> LaunchResult | None:
         return None if identity is None else _launched(home, identity)
 
 
-def _launch_locked(plan: Plan, start: Start, table: Table, lock: int) -> LaunchResult:
+def _launch_locked(plan: Plan, start: Start, table: Table, lock: int) -> LaunchResult | None:
     home = start.home
     with explained("Reading a node's record", home.path):
         identity = home.identity() or sight.adopt(home, table)
@@ -83,8 +89,9 @@ def _launch_locked(plan: Plan, start: Start, table: Table, lock: int) -> LaunchR
     except BackendError:
         with suppress(OSError):
             home.remove_secrets()
+            cgroups.remove(home.cgroups())
         raise
-    return _record(home, identity)
+    return None if identity is None else _record(home, identity)
 
 
 def _launched(home: NodeHome, identity: Identity) -> LaunchResult:
@@ -98,22 +105,69 @@ def _forbidden(home: NodeHome) -> FixItError:
     )
 
 
-def _spawn(plan: Plan, start: Start, lock: int) -> Identity:
+def _spawn(plan: Plan, start: Start, lock: int) -> Identity | None:
+    """Start the process. None: the warm parent died over it, and it may run or not; its lock tells."""
     home = start.home
     with _port(plan, start) as (listen, contact, keep):
         with explained("Writing a node's configuration", home.path):
-            home.scratch.mkdir(mode=0o700, exist_ok=True)
-            home.tmp.mkdir(mode=0o700, exist_ok=True)
-            home.write_about(contact)
-            home.write_config(_config(start, listen, contact))
-        with explained("Starting a node", plan.program), _log(home) as log:
-            return processes.spawn(
-                [sys.executable, "-P", str(plan.program), str(home.config)],
-                environ=_environ(start),
+            confinement = plan.guard.confine(home, start.account, start.node.shape)
+            home.make_folders(confinement.uid)
+            home.write_about(contact, confinement, start.node.shape.memory)
+        with (
+            _handed_over(home, _config(start, listen, contact), confinement) as (argument, stdin),
+            explained("Starting a node", plan.program),
+            _log(home) as log,
+        ):
+            command = Command(
+                plan.program,
+                [argument],
+                environ=_environ(start, confinement.uid),
                 cwd=home.scratch,
                 log=log,
                 keep=(lock, *keep),
+                children=_has_nanny(start.node),
+                interpreter=plan.interpreter,
+                stdin=stdin,
+                confinement=confinement,
             )
+            return plan.spawner.spawn(command)
+
+
+@contextmanager
+def _handed_over(
+    home: NodeHome, config: Mapping[str, Any], confinement: Confinement
+) -> Iterator[tuple[str, IO[bytes] | None]]:
+    """Yield the argument that says where the node's configuration is, and its standard input.
+
+    A node of another user may not read our files. A pipe can be read once, so nothing of it is left for later.
+    """
+    with explained("Writing a node's configuration", home.path):
+        if confinement.uid is None:
+            home.write_config(config)
+            pipe = None
+        else:
+            pipe = _pipe_with(json.dumps(config).encode())
+    if pipe is None:
+        yield str(home.config), None
+    else:
+        with open(pipe, "rb") as stdin:  # noqa: PTH123 - a descriptor
+            yield "-", stdin
+
+
+def _pipe_with(content: bytes) -> int:
+    """Return the reading end of a pipe that has *content* in it and no writer."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    try:
+        # It has to take everything at once: nobody reads yet.
+        if len(content) > _PIPE_BYTES:
+            fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, len(content))
+        os.write(writer, content)
+    except BaseException:
+        os.close(reader)
+        raise
+    finally:
+        os.close(writer)
+    return reader
 
 
 def _record(home: NodeHome, identity: Identity) -> LaunchResult:
@@ -155,18 +209,26 @@ def _config(start: Start, listen: str, contact: str | None) -> Mapping[str, Any]
     }
 
 
-def _environ(start: Start) -> Mapping[str, str]:
-    own = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+def _has_nanny(node: NodeLaunch) -> bool:
+    worker_class = str(node.config.get("worker_class") or "distributed.Nanny")
+    return node.role is NodeRole.WORKER and worker_class.endswith(".Nanny")
+
+
+def _environ(start: Start, uid: int | None) -> Mapping[str, str]:
     return {
-        "LANG": "C.UTF-8",
-        "HOME": str(Path.home()),
-        **own,
-        **_ONE_THREAD,
+        **base_environ(),
+        **_user(start.home, uid),
         "TMPDIR": str(start.home.tmp),
-        "PYTHONUNBUFFERED": "1",  # what a node wrote before it died is in its log
         **start.node.environ,
         TAG_VARIABLE: str(start.home.tag),
     }
+
+
+def _user(home: NodeHome, uid: int | None) -> Mapping[str, str]:
+    """An id has no entry in the list of users, so programs ask these."""
+    if uid is None:
+        return {}
+    return {"HOME": str(home.scratch), "USER": f"ropewalk-{uid}", "LOGNAME": f"ropewalk-{uid}"}
 
 
 @contextmanager

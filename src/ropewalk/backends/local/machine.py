@@ -6,7 +6,7 @@ import contextlib
 import os
 import resource
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +14,8 @@ import psutil
 from dask.utils import format_bytes
 
 from ropewalk.backends.local import ports
+from ropewalk.backends.local.guard import Guard
+from ropewalk.backends.local.isolation import Verdict
 from ropewalk.errors import BackendError
 from ropewalk.schemas.cloud_accounts import CheckItem, CheckReport, CheckStatus
 
@@ -36,12 +38,12 @@ def total_memory() -> int:
     return total
 
 
-def check(root: Path, listen_host: str) -> CheckReport:
+def check(root: Path, listen_host: str, guard: Guard) -> CheckReport:
     """Look at everything that clusters need. Blocks; changes nothing but a file that it removes again."""
-    return CheckReport(checked_at=datetime.now(UTC), items=list(_items(root, listen_host)))
+    return CheckReport(checked_at=datetime.now(UTC), items=list(_items(root, listen_host, guard)))
 
 
-def _items(root: Path, listen_host: str) -> Iterator[CheckItem]:
+def _items(root: Path, listen_host: str, guard: Guard) -> Iterator[CheckItem]:
     yield _directory(root)
     yield _disk(root)
     yield _listen(listen_host)
@@ -55,7 +57,8 @@ def _items(root: Path, listen_host: str) -> Iterator[CheckItem]:
         f"At most {descriptors} open files per process; large clusters need about {_FEW_DESCRIPTORS}.",
         "Raise it with `ulimit -n` where the server is started.",
     )
-    yield _trust()
+    yield _trust(guard.isolation.verdict())
+    yield _limits(guard.cgroups.controllers)
 
 
 def _rated(name: str, ok: bool, message: str, advice: str | None = None) -> CheckItem:
@@ -103,14 +106,29 @@ def _listen(host: str) -> CheckItem:
     return CheckItem(name="listen_host", status=CheckStatus.OK, message=f"Schedulers can listen on {host}.")
 
 
-def _trust() -> CheckItem:
-    """Nodes run as the server's user: whoever may start a cluster may do what that user may."""
-    if os.geteuid() == 0:
-        return CheckItem(
-            name="user",
-            status=CheckStatus.WARNING,
-            message="The server runs as root, so every user's code on hosted clusters runs as root of this machine.",
-            advice="Run the server as a user of its own, and let only people you trust use hosted clusters.",
-        )
-    message = "Users' code on hosted clusters runs as the server's user: let only people you trust use them."
-    return CheckItem(name="user", status=CheckStatus.OK, message=message)
+def _trust(verdict: Verdict) -> CheckItem:
+    """Where nodes run as the server's user, whoever may start a cluster may do what that user may."""
+    if verdict.isolated:
+        message = "Each account's nodes run as a user of their own, who cannot read the server's files or another's."
+        return CheckItem(name="user", status=CheckStatus.OK, message=message)
+    who = "root of this machine" if os.geteuid() == 0 else "the server's user"
+    return CheckItem(
+        name="user",
+        status=CheckStatus.WARNING if os.geteuid() == 0 else CheckStatus.OK,
+        message=f"Every user's code on hosted clusters runs as {who}, because {verdict.reason}: "
+        "let only people you trust use them.",
+        advice=verdict.advice,
+    )
+
+
+def _limits(controllers: Sequence[str]) -> CheckItem:
+    names = {"memory": "memory", "pids": "processes", "cpu": "processor time"}
+    missing = [name for controller, name in names.items() if controller not in controllers]
+    if not missing:
+        return _rated("limits", ok=True, message="The kernel limits each node's memory, processes and processor time.")
+    return CheckItem(
+        name="limits",
+        status=CheckStatus.OK,
+        message=f"The kernel does not limit nodes' {', '.join(missing)}; Dask itself limits workers' memory.",
+        advice="Give the server control groups of its own: Delegate=yes and DelegateSubgroup=server in its unit.",
+    )

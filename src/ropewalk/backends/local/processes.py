@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Protocol, Self
 
 import psutil
 
+from ropewalk.backends.local.confinement import FREE, Confinement
 from ropewalk.schemas.clusters import NodeRole
 
 LINUX = sys.platform == "linux"
@@ -82,13 +84,26 @@ class Process:
 class Child(subprocess.Popen[bytes]):
     """A node started by this process. It may outlive it, so there is nothing to warn about at the end."""
 
+    orphaned = False
+
     def __del__(self) -> None:
         """Leave the process alone; Popen's own would warn, and reap at a time of its choosing."""
 
 
-_children: dict[Identity, Child] = {}
-"""Nodes whose parent this process is. Parenthood is the process's, not a backend's, so a second backend object in the
-same process can tell their exit status too."""
+class Reaped(Protocol):
+    """Whoever can tell how a process ended, and by that frees its pid."""
+
+    orphaned: bool
+    """Whether the one who could tell is gone."""
+
+    def poll(self) -> int | None:
+        """Return the exit status or minus the signal; None: it runs, or nobody knows."""
+        ...
+
+
+_children: dict[Identity, Reaped] = {}
+"""Nodes whose parent, or whose parent's parent, this process is. That is so of the process, not of a backend, so a
+second backend object in the same process can tell their exit status too."""
 
 _statuses: dict[Identity, int] = {}
 """Exit status, or minus the signal, of adopted nodes, as far as the kernel told."""
@@ -212,29 +227,58 @@ def kill(identities: Iterable[Identity]) -> None:
 
 
 def spawn(
-    command: Sequence[str], *, environ: Mapping[str, str], cwd: Path, log: IO[bytes], keep: Sequence[int]
+    command: Sequence[str],
+    *,
+    environ: Mapping[str, str],
+    cwd: Path,
+    log: IO[bytes],
+    keep: Sequence[int],
+    stdin: IO[bytes] | None = None,
+    confinement: Confinement = FREE,
 ) -> Identity:
-    """Start a process in a session of its own, with no descriptor of ours but *log* and *keep*.
+    """Start a process in a session of its own, with no descriptor of ours but *stdin*, *log* and *keep*.
 
     Raises:
         OSError: it could not be started.
     """
-    child = Child(
-        command,
-        env=dict(environ),
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        pass_fds=tuple(keep),
-        umask=0o077,
-    )
-    # Not reaped yet, so its pid cannot have been recycled, even if it has ended already.
-    identity = _identity_of_child(child.pid)
+    try:
+        child = Child(
+            command,
+            env=dict(environ),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL if stdin is None else stdin,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=tuple(keep),
+            umask=0o077,
+            # Only where there is something to do: without it the child shares our memory until it runs its program.
+            preexec_fn=None if confinement == FREE else confinement.apply,  # made to run after a fork
+        )
+    except subprocess.SubprocessError as exc:
+        raise PermissionError(errno.EPERM, "the node's user could not be changed") from exc
+    return register(child.pid, child)
+
+
+def register(pid: int, child: Reaped) -> Identity:
+    """Take note of a process that was just started, and return its identity.
+
+    It has not been reaped yet, so its pid cannot have been recycled, even if it has ended already.
+    """
+    identity = _identity_of_child(pid)
     _children[identity] = child
-    _restrain(child.pid)
+    _restrain(pid)
     return identity
+
+
+@contextlib.contextmanager
+def watched(pid: int) -> Iterator[int]:
+    """Yield a descriptor that becomes readable when the child *pid* has ended."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _identity_of_child(pid: int) -> Identity:
@@ -258,7 +302,8 @@ def _restrain(pid: int) -> None:
 def exit_code(identity: Identity) -> int | None:
     """Return the exit status, or minus the signal, of a node that ended; None: nobody knows."""
     child = _children.get(identity)
-    return _statuses.get(identity) if child is None else child.poll()
+    status = None if child is None else child.poll()
+    return _statuses.get(identity) if status is None else status
 
 
 def note_exit(identity: Identity, pidfd: int) -> bool:
@@ -267,8 +312,11 @@ def note_exit(identity: Identity, pidfd: int) -> bool:
     Returns:
         Whether asking again is in vain. The kernel knows as soon as the node's parent, by now init, has taken note.
     """
-    if identity in _children:
-        return True
+    child = _children.get(identity)
+    if child is not None:
+        child.poll()
+        if not child.orphaned:
+            return True
     try:
         answer = fcntl.ioctl(pidfd, _PIDFD_GET_INFO, struct.pack(_PIDFD_INFO, _PIDFD_INFO_EXIT, *[0] * 13))
     except OSError:
@@ -284,7 +332,7 @@ def forget(identity: Identity) -> None:
     """Free what is kept of a node whose end is on record."""
     _statuses.pop(identity, None)
     child = _children.get(identity)
-    if child is not None and child.poll() is not None:
+    if child is not None and (child.poll() is not None or child.orphaned):
         del _children[identity]
 
 

@@ -1,0 +1,345 @@
+"""What can go wrong with the process that nodes are forked from, and what must not be shared among its forks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from distributed import Client, Security
+
+from ropewalk.backends.local import LocalBackend, Spawner, parent, processes, spawner
+from ropewalk.backends.local.parent import Command, WarmParent
+from ropewalk.backends.local.processes import Identity
+from ropewalk.backends.local.spawner import base_environ
+from ropewalk.backends.port import Answer
+from ropewalk.errors import TryAgainError
+from ropewalk.schemas.cloud_accounts import HostedSettings
+from tests.conformance.harness import INSTALLATION, answer, certificates, handle, request, stop_everything, until
+from tests.support.waiting import eventually, wait_until
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no warm parents elsewhere")
+
+S, W = handle("s"), handle("w1")
+
+
+@pytest.fixture
+def warm(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spawner]:
+    """A spawner with a parent of its own that has imported little, so that killing it costs little."""
+    monkeypatch.setattr(parent, "PRELOAD", ("distributed", "numpy"))
+    monkeypatch.setattr(spawner, "FIRST_RETRY", 0.01)
+    made = Spawner()
+    made.start()
+    assert made.wait_warm(60)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+async def backend(warm: Spawner, tmp_path: Path) -> AsyncIterator[LocalBackend]:
+    backend = LocalBackend(tmp_path / "local", INSTALLATION, HostedSettings(), spawner=warm)
+    yield backend
+    await stop_everything(backend)
+    await backend.close()
+
+
+def parent_pid(warm: Spawner) -> int:
+    found = warm.wait_warm(60)
+    assert found is not None
+    return found.pid
+
+
+def ppid(pid: int) -> int:
+    return psutil.Process(pid).ppid()
+
+
+def run(warm: Spawner, tmp_path: Path, code: str, *, children: bool = False, **environ: str) -> tuple[Identity, Path]:
+    """Spawn a program that consists of *code*; return its process and its output."""
+    program, out = tmp_path / "program.py", tmp_path / f"out{len(list(tmp_path.iterdir()))}"
+    if not program.exists() or program.read_text() != code:
+        program.write_text(code)
+    with out.open("wb") as log:
+        command = Command(program, ["1", "2"], {**base_environ(), **environ}, tmp_path, log, (), children)
+        identity = warm.spawn(command)
+    assert identity is not None
+    return identity, out
+
+
+def ended(identity: Identity) -> int | None:
+    wait_until(lambda: not processes.alive(identity))
+    code = processes.exit_code(identity)
+    processes.forget(identity)
+    return code
+
+
+def pid_of(backend: LocalBackend, name: str) -> int:
+    identity = backend._home(handle(name)).identity()
+    assert identity is not None
+    return identity.pid
+
+
+class TestForkedProgram:
+    def test_is_what_a_process_of_its_own_would_be(self, warm: Spawner, tmp_path: Path) -> None:
+        code = (
+            "import os, sys, signal, threading, json\n"
+            "print(json.dumps([__name__, __file__, sys.argv, os.getcwd(), os.getsid(0) == os.getpid(),"
+            " threading.active_count(), sorted(os.environ), os.environ['MINE'], os.umask(0),"
+            " signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, sorted(map(int, os.listdir('/proc/self/fd')))[:-1]]))"
+        )
+        identity, out = run(warm, tmp_path, code, MINE="x")
+        assert ppid(identity.pid) == parent_pid(warm)
+        assert ended(identity) == 0
+        program = str(tmp_path / "program.py")
+        assert json.loads(out.read_text()) == [
+            *("__main__", program, [program, "1", "2"], str(tmp_path), True, 1),
+            *(sorted([*base_environ(), "MINE"]), "x", 0o077, True, [0, 1, 2]),
+        ]
+
+    def test_is_seen_by_others_under_its_own_command_line_and_environment(self, warm: Spawner, tmp_path: Path) -> None:
+        identity, _ = run(warm, tmp_path, "import signal; signal.pause()", MINE="x")
+        seen = psutil.Process(identity.pid)
+        assert seen.cmdline() == [sys.executable, "-P", str(tmp_path / "program.py"), "1", "2"]
+        assert seen.environ() == {**base_environ(), "MINE": "x"}
+        processes.kill([identity])
+        assert ended(identity) == -signal.SIGKILL
+
+    @pytest.mark.parametrize(
+        ("code", "status", "said"),
+        [("raise SystemExit(5)", 5, ""), ("raise SystemExit('no')", 1, ""), ("1/0", 1, "ZeroDivisionError")],
+    )
+    def test_ends_with_its_own_status(self, warm: Spawner, tmp_path: Path, code: str, status: int, said: str) -> None:
+        identity, out = run(warm, tmp_path, code)
+        assert ended(identity) == status
+        assert said in out.read_text()
+
+    def test_draws_random_numbers_of_its_own(self, warm: Spawner, tmp_path: Path) -> None:
+        code = (
+            "import random, numpy, uuid\nfrom multiprocessing import current_process as me\n"
+            "print(random.random(), numpy.random.rand(), uuid.uuid4(), me().authkey[:4].hex(), sep='\\n')"
+        )
+        outs = [run(warm, tmp_path, code) for _ in range(3)]
+        for identity, _ in outs:
+            ended(identity)
+        drawn = [out.read_text().split() for _, out in outs]
+        assert [len(set(values)) for values in zip(*drawn, strict=True)] == [3, 3, 3, 3]
+
+    def test_starts_processes_that_draw_numbers_of_their_own_and_end_with_it(
+        self, warm: Spawner, tmp_path: Path
+    ) -> None:
+        code = (
+            "import multiprocessing as m, os\n"
+            "D = ['__import__(\"random\").random()', '__import__(\"numpy\").random.rand()']\n"
+            "from concurrent.futures import ProcessPoolExecutor\n"
+            "c = m.get_context('forkserver')\n"
+            "for _ in range(2):\n"
+            "    with ProcessPoolExecutor(1, c) as p:\n"
+            "        print(*(p.submit(eval, x).result() for x in D), flush=True)\n"
+        )
+        temporary = tmp_path / ("long" * 40)
+        temporary.mkdir(mode=0o700)
+        identity, out = run(warm, tmp_path, code, children=True, TMPDIR=str(temporary))
+        session = identity.pid
+        assert ended(identity) == 0, out.read_text()
+        values = out.read_text().split()
+        assert len(set(values)) == len(values) == 4, values
+        wait_until(lambda: not [p for p in processes.Table().processes() if p.session == session])
+
+    def test_that_needs_another_environment_at_its_start_is_not_forked(self, warm: Spawner, tmp_path: Path) -> None:
+        identity, _ = run(warm, tmp_path, "import signal; signal.pause()", OMP_NUM_THREADS="2")
+        assert ppid(identity.pid) == os.getpid()
+        processes.kill([identity])
+        ended(identity)
+
+    def test_is_what_the_file_is_now(self, warm: Spawner, tmp_path: Path) -> None:
+        assert ended(run(warm, tmp_path, "raise SystemExit(3)")[0]) == 3
+        assert ended(run(warm, tmp_path, "raise SystemExit(41)")[0]) == 41
+
+
+class TestParent:
+    def test_that_is_killed_is_replaced_and_its_nodes_go_on(self, warm: Spawner, tmp_path: Path) -> None:
+        identity, _ = run(warm, tmp_path, "import signal; signal.pause()")
+        first = parent_pid(warm)
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: (found := warm.parent) is not None and found.pid != first, within=60)
+        assert processes.alive(identity)
+        assert not psutil.pid_exists(first)
+        processes.kill([identity])
+        wait_until(lambda: not processes.alive(identity))
+
+    async def test_that_is_killed_costs_no_launch(self, backend: LocalBackend, warm: Spawner) -> None:
+        os.kill(parent_pid(warm), signal.SIGKILL)
+        results = await backend.launch(request("s", "w1"))
+        assert [result.error for result in results] == [None, None]
+        assert [await answer(backend, node) for node in (S, W)] == [Answer.RUNNING] * 2
+
+    async def test_that_is_frozen_is_ended_and_costs_a_delay_only(
+        self, backend: LocalBackend, warm: Spawner, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(parent, "ANSWER_SECONDS", 0.3)
+        frozen = parent_pid(warm)
+        os.kill(frozen, signal.SIGSTOP)
+        (result,) = await backend.launch(request("s"))
+        assert result.error is None
+        assert ppid(pid_of(backend, "s")) == os.getpid()
+        assert not psutil.pid_exists(frozen)
+
+    async def test_that_dies_between_fork_and_answer_leaves_one_node(
+        self, backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        forked: list[int] = []
+        fork = WarmParent.fork
+
+        def lost(self: WarmParent, command: Command) -> int:
+            forked.append(fork(self, command))
+            self.close()
+            raise parent.UnsureError("lost")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(WarmParent, "fork", lost)
+            (result,) = await backend.launch(request("s"))
+        assert result.error is None
+        assert forked == [pid_of(backend, "s")]
+
+    async def test_tells_nothing_of_a_node_that_outlived_it_but_that_it_is_gone(
+        self, backend: LocalBackend, warm: Spawner
+    ) -> None:
+        await backend.launch(request("s"))
+        assert ppid(pid_of(backend, "s")) == parent_pid(warm)
+        os.kill(parent_pid(warm), signal.SIGKILL)
+        os.kill(pid_of(backend, "s"), signal.SIGKILL)
+        await until(backend, S, Answer.GONE)
+        # Linux 6.15 and later tell; nobody can know otherwise.
+        assert (await backend.observe([S])).sightings["s"].exit_code in (-9, None)
+
+    def test_is_replaced_when_the_packages_change_and_stays_to_tell_how_its_nodes_end(
+        self, warm: Spawner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        old = warm.wait_warm(60)
+        assert old is not None
+        first, _ = run(warm, tmp_path, "import signal; signal.pause()")
+        monkeypatch.setattr(spawner, "packages", lambda: (("site-packages", 1),))
+        monkeypatch.setattr(parent, "packages", lambda: (("site-packages", 1),))
+        second, _ = run(warm, tmp_path, "import signal; signal.pause()")
+        assert ppid(second.pid) == os.getpid()
+        new = warm.wait_warm(60)
+        assert new is not None
+        assert new is not old
+        processes.kill([first, second])
+        assert [ended(first), ended(second)] == [-9, -9]
+        assert old.process.poll() is not None
+
+    @pytest.mark.parametrize(
+        ("module", "why"),
+        [
+            ("import threading, signal; threading.Thread(target=signal.pause, daemon=True).start()", "threads"),
+            ("import os; kept = os.open('/etc/hostname', 0)", "left open: /etc/hostname"),
+        ],
+    )
+    def test_that_would_not_be_safe_to_fork_is_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, why: str
+    ) -> None:
+        (tmp_path / "unsafe_module.py").write_text(module)
+        monkeypatch.setattr(parent, "PRELOAD", ("unsafe_module",))
+        refused = WarmParent({**base_environ(), "PYTHONPATH": str(tmp_path)})
+        ring, bell = socket.socketpair()
+        with ring, bell:
+            assert why in (refused.wait_ready(ring) or "")
+        refused.close()
+
+    def test_that_cannot_be_had_leaves_plain_subprocesses(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(parent, "PROGRAM", tmp_path / "missing.py")
+        cold = Spawner()
+        cold.start()
+        wait_until(lambda: "more slowly" in caplog.text)
+        identity, _ = run(cold, tmp_path, "raise SystemExit(4)")
+        assert ended(identity) == 4
+        cold.close()
+
+    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+    def test_ends_with_the_server_even_if_it_is_frozen(self, number: signal.Signals) -> None:
+        code = "from tests.faults import test_warm_parent as t; t.serve()"
+        server = subprocess.Popen(
+            [sys.executable, "-c", code], cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True
+        )
+        assert server.stdout is not None
+        with server.stdout:
+            pid = int(server.stdout.readline())
+        os.kill(pid, signal.SIGSTOP)
+        server.send_signal(number)
+        server.wait(30)
+        wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+
+
+def serve() -> None:
+    """Be a server with a warm parent, until a signal ends it."""
+    parent.PRELOAD = ()  # type: ignore[assignment]  # nothing is forked
+    made = Spawner()
+    made.start()
+    os.write(1, b"%d\n" % parent_pid(made))
+    signal.pause()
+
+
+class TestNanny:
+    @pytest.fixture
+    async def client(self, backend: LocalBackend) -> AsyncIterator[Client]:
+        plain = request("s", "w1")
+        nodes = [replace(node, config={**node.config, "worker_class": "distributed.Nanny"}) for node in plain.nodes]
+        scheduler, _ = await backend.launch(replace(plain, nodes=nodes))
+        tls = certificates("c1").for_role("client")
+        security = Security(
+            tls_ca_file=tls["ca"], tls_client_cert=tls["cert"], tls_client_key=tls["key"], require_encryption=True
+        )
+
+        async def listens() -> bool:
+            with suppress(TryAgainError):
+                _, writer = await backend.connect(S, scheduler.address or "")
+                writer.transport.abort()
+                return True
+            return False
+
+        await eventually(listens)
+        async with Client(scheduler.address, security=security, asynchronous=True) as client:
+            await client.wait_for_workers(1)
+            yield client
+
+    async def worker(self, client: Client, *before: int) -> int:
+        """Return the pid of the worker, once it is none of *before*."""
+
+        async def there() -> int | None:
+            with suppress(OSError):
+                for pid in (await client.run(os.getpid, on_error="ignore")).values():
+                    return None if pid in before else int(pid)
+            return None
+
+        return await eventually(there)
+
+    async def test_has_its_worker_forked_and_forks_another_when_it_dies_or_is_restarted(
+        self, backend: LocalBackend, client: Client
+    ) -> None:
+        first = await self.worker(client)
+        await client.restart()
+        second = await self.worker(client, first)
+        assert psutil.Process(second).cmdline()[-1] == "from multiprocessing.forkserver import main"
+        assert ppid(ppid(second)) == pid_of(backend, "w1")
+        os.kill(second, signal.SIGKILL)
+        third = await self.worker(client, first, second)
+        assert ppid(ppid(third)) == pid_of(backend, "w1")
+
+    async def test_ends_a_worker_that_takes_too_much_memory(self, backend: LocalBackend, client: Client) -> None:
+        await client.restart()  # from here on the Nanny watches
+        first = await self.worker(client)
+        hog = client.submit(eval, "(bytearray(b'x') * 2**29, __import__('time').sleep(30))", pure=False, retries=0)
+        await self.worker(client, first)
+        hog.release()
+        assert "95% memory budget" in (await backend.logs(W)).text
