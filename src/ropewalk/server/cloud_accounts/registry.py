@@ -17,6 +17,7 @@ from ropewalk.server.db.models import CloudAccount, Installation
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ropewalk.backends.local import Spawner
     from ropewalk.backends.port import Backend
     from ropewalk.server.db.engine import Database
 
@@ -43,6 +44,7 @@ class Backends:
         self._lock = asyncio.Lock()
         self._db: Database | None = None
         self._data_dir: Path | None = None
+        self._spawner: Spawner | None = None
 
     def bind(self, db: Database, data_dir: Path) -> None:
         """Say where cloud accounts are stored and where local clusters keep their files."""
@@ -76,6 +78,9 @@ class Backends:
         self._made, self._retired = {}, []
         for backend in kept:
             await backend.close()
+        if self._spawner is not None:
+            await asyncio.to_thread(self._spawner.close)
+            self._spawner = None
 
     async def _row(self, cloud_account_id: str) -> tuple[CloudAccount, str]:
         """Return the cloud account and the installation's id."""
@@ -96,9 +101,11 @@ class Backends:
                 field="backend",
             )
         # Imported here: a server whose clusters run elsewhere needs none of it.
-        from ropewalk.backends.local import LocalBackend  # noqa: PLC0415 - see above
+        from ropewalk.backends.local import LocalBackend, Spawner  # noqa: PLC0415 - see above
 
         assert self._data_dir is not None  # noqa: S101 - bind() sets both
         settings = HostedSettings.model_validate(row.settings)
-        backend: Backend = LocalBackend(self._data_dir / "local", installation, settings)
+        # One for all: what is imported is the same, however the settings change.
+        self._spawner = self._spawner or Spawner()
+        backend: Backend = LocalBackend(self._data_dir / "local", installation, settings, spawner=self._spawner)
         return backend
