@@ -28,9 +28,12 @@ from ropewalk.schemas.clusters import (
     Connection,
     Cost,
     CostEstimate,
+    DashboardTicket,
     LogPage,
+    Timeline,
 )
 from ropewalk.schemas.common import Event
+from ropewalk.schemas.diagnostics import ServerDiagnostics
 from ropewalk.schemas.identity import (
     Account,
     AccountCreate,
@@ -249,8 +252,20 @@ def get_connection(account: str, cluster: str) -> Call[Connection]:
     return _get(_at("accounts", account, "clusters", cluster, "connection"), Connection)
 
 
+def open_dashboard(account: str, cluster: str) -> Call[DashboardTicket]:
+    return _post(_at("accounts", account, "clusters", cluster, "dashboard"), DashboardTicket)
+
+
 def list_events(account: str, cluster: str, *, after: int | None = None, limit: int | None = None) -> Call[list[Event]]:
     return _get(_at("accounts", account, "clusters", cluster, "events"), list[Event], after=after, limit=limit)
+
+
+def get_timeline(account: str, cluster: str) -> Call[Timeline]:
+    return _get(_at("accounts", account, "clusters", cluster, "timeline"), Timeline)
+
+
+def get_server_diagnostics() -> Call[ServerDiagnostics]:
+    return _get("/diagnostics", ServerDiagnostics)
 
 
 def get_logs(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import html
 import logging
+import time
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Self, TypeVar, cast
@@ -27,7 +28,7 @@ from ropewalk.client.failure import read_log, start_error
 from ropewalk.client.http import AsyncApi
 from ropewalk.client.options import UNSET, Unset, WaitFor
 from ropewalk.client.start import Starter
-from ropewalk.client.watch import PASSING, Watch
+from ropewalk.client.watch import PASSING, Watch, checkpoint
 from ropewalk.errors import (
     ClusterGoneError,
     ClusterStartError,
@@ -59,6 +60,9 @@ QUIET_POLL = 30.0
 
 EXPLAIN_SECONDS = 10.0
 """For collecting the reasons of a failure, or for a last message to a scheduler."""
+
+TICKET_SECONDS = 30.0
+"""A ticket to the dashboard is good for a minute; whoever gets one from us has at least half of that."""
 
 DEFAULT_PATIENCE = 60.0
 """Seconds to wait for the end of a cluster, where nobody gave a number (``async with``, ``Client.shutdown``)."""
@@ -269,6 +273,7 @@ class Cluster(DaskCluster):
         self._ending = asyncio.Lock()
         self._background: set[asyncio.Task[Any]] = set()
         self.security: Security | None = None
+        self._ticketed: tuple[float, str] | None = None
         super().__init__(asynchronous=asynchronous, loop=loop, quiet=quiet, name=request.name or "")
         if not asynchronous:
             self._start_and_wait()
@@ -331,7 +336,9 @@ class Cluster(DaskCluster):
         self.security = security_of(connection)
         patience = min(self._timeout, _connect_timeout())
         self.scheduler_comm: rpc = await open_scheduler(connection.scheduler_address, self.security, patience)
+        checkpoint()
         await super()._start()
+        checkpoint()
         self.name = self.detail.name  # the scheduler's copy may be an older program's
         await self._starter.workers(self._wait, lambda: len(self.scheduler_info["workers"]))
         if self._shutdown_on_close is None:
@@ -440,7 +447,8 @@ class Cluster(DaskCluster):
             if self._starter.watch is not None:
                 self._starter.watch.look()  # perhaps the scheduler is gone for good
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._over.wait(), delay)
+                async with asyncio.timeout(delay):
+                    await self._over.wait()
                 return None
             delay = min(2 * delay, QUIET_POLL)
             with suppress(OSError):
@@ -470,8 +478,8 @@ class Cluster(DaskCluster):
 
     def _end(self, stop: bool | None, timeout: float | str | None, wait: bool) -> Any:
         seconds = options.parse_seconds(config.get("close_timeout") if timeout is None else timeout, "timeout")
-        if self.status == Status.closed and not (stop and self._detail and self._detail.state.live):
-            self._loop_runner.stop()
+        over = self.status == Status.closed and not (stop and self._detail and self._detail.state.live)
+        if over and not self._ending.locked() and not self._loop_runner.is_started():
             return NoOpAwaitable() if self.asynchronous else None
         if self.asynchronous:
             return self._close(stop, seconds if wait else None)
@@ -535,7 +543,8 @@ class Cluster(DaskCluster):
             return False
         try:
             # No reply: a scheduler that closes waits for its connections, while we would wait for it.
-            await asyncio.wait_for(channel.terminate(reply=False), EXPLAIN_SECONDS)
+            async with asyncio.timeout(EXPLAIN_SECONDS):
+                await channel.terminate(reply=False)
         except OSError:
             return False
         return True
@@ -759,9 +768,31 @@ class Cluster(DaskCluster):
 
     @property
     def dashboard_link(self) -> str:
-        """Address of the dashboard, or an empty text."""
+        """Address that opens the dashboard in a browser, or an empty text.
+
+        With a ticket that works once, within a minute; for half of that the same one is returned, since widgets ask
+        often. In coroutines, which must not wait here, and when the server does not answer: without a ticket, for
+        browsers that have opened it before. :meth:`new_dashboard_link` always has one.
+        """
         link = self._detail.dashboard_link if self._detail else None
-        return link if link and link.startswith(("http://", "https://")) else ""
+        if not link or not link.startswith(("http://", "https://")):
+            return ""
+        if self.asynchronous or self.status != Status.running:
+            return link
+        if self._ticketed is None or time.monotonic() - self._ticketed[0] > TICKET_SECONDS:
+            try:
+                self._ticketed = (time.monotonic(), self._run(self._new_dashboard_link))
+            except (RopewalkError, OSError):
+                return link
+        return self._ticketed[1]
+
+    def new_dashboard_link(self) -> Any:
+        """Return a new link that opens the dashboard in one browser, once, within a minute. Awaitable in coroutines."""
+        return self._run(self._new_dashboard_link)
+
+    async def _new_dashboard_link(self) -> str:
+        detail = self.detail
+        return (await self._api(calls.open_dashboard(detail.account, detail.id))).url
 
     @property
     def plan(self) -> set[str]:

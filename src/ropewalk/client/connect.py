@@ -43,7 +43,8 @@ async def open_scheduler(address: str, security: Security, patience: float) -> r
     channel = rpc(address, timeout=patience, connection_args=arguments)
     try:
         # Dask's own time-out does not cover the exchange of greetings.
-        comm = await asyncio.wait_for(channel.live_comm(), patience + 1)
+        async with asyncio.timeout(patience + 1):
+            comm = await channel.live_comm()
     except OSError as exc:
         await channel.close_rpc()
         raise await diagnose(address, arguments, exc) from exc

@@ -13,7 +13,7 @@ from ropewalk.client.config import Login
 from ropewalk.client.http import AsyncApi
 from ropewalk.client.options import Wait
 from ropewalk.client.progress import Progress
-from ropewalk.client.watch import Watch
+from ropewalk.client.watch import Watch, checkpoint
 from ropewalk.errors import (
     ClusterError,
     ClusterStartError,
@@ -197,6 +197,7 @@ class Starter:
     async def _next(self) -> ClusterDetail:
         assert self.watch is not None, "connection() comes first"  # noqa: S101 - a defect of ours, not an input
         detail = await self.watch.changed()
+        checkpoint()
         since = self.watch.unreachable_since
         if since is not None and time.monotonic() - since > SILENCE:
             raise ServerUnreachableError(

@@ -13,7 +13,19 @@ from ropewalk.errors import RopewalkError, ServerUnreachableError, UnavailableEr
 from ropewalk.schemas.clusters import ClusterDetail
 from ropewalk.schemas.common import Event
 
-__all__ = ["Watch"]
+__all__ = ["PASSING", "Watch", "checkpoint"]
+
+
+def checkpoint() -> None:
+    """Raise the cancellation of this task if something on the way has swallowed it.
+
+    Before Python 3.12, ``asyncio.wait_for`` returns a result that is ready although it was cancelled. We use
+    ``asyncio.timeout`` instead, but Dask's connections use it.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
 
 PASSING = (ServerUnreachableError, UnavailableError)
 """Faults that a restart of the server causes."""
@@ -59,7 +71,7 @@ class Watch:
 
     async def stop(self) -> None:
         """End; harmless if it has ended."""
-        if self._task is not None:
+        if self._task is not None and not self._task.done():
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
@@ -95,8 +107,10 @@ class Watch:
         follower = asyncio.create_task(self._follow())
         try:
             while self.detail.state.live:
+                checkpoint()
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), self.poll)
+                    async with asyncio.timeout(self.poll):
+                        await self._wake.wait()
                 self._wake.clear()
                 await self._refresh()
         except RopewalkError as exc:

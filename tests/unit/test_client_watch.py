@@ -1,0 +1,144 @@
+"""The server's view of a cluster, kept up to date, and how watching ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+import httpx
+import pytest
+
+from ropewalk.client.http import AsyncApi, RetryPolicy
+from ropewalk.client.watch import Watch, checkpoint
+from ropewalk.errors import AuthenticationError
+from ropewalk.schemas.clusters import ClusterDetail
+from ropewalk.schemas.common import Event
+from tests.support.client import SERVER, TOKEN, cluster, event
+from tests.support.waiting import eventually
+
+Answer = Callable[[], httpx.Response]
+
+
+class Seen:
+    """What a watch has told."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.changes: list[ClusterDetail] = []
+
+
+def ready() -> httpx.Response:
+    return httpx.Response(200, json=cluster())
+
+
+@asynccontextmanager
+async def watching(
+    view: Answer, stream: Answer = lambda: httpx.Response(503), *, poll: float = 60.0
+) -> AsyncIterator[tuple[Watch, Seen]]:
+    def answer(request: httpx.Request) -> httpx.Response:
+        return stream() if request.url.path.endswith("/events") else view()
+
+    seen = Seen()
+    policy = RetryPolicy(attempts=1)
+    async with AsyncApi(SERVER, TOKEN, retry=policy, transport=httpx.MockTransport(answer)) as api:
+        detail = ClusterDetail.model_validate(cluster("starting"))
+        watch = Watch(api, detail, on_event=seen.events.append, on_change=seen.changes.append, poll=poll)
+        watch.start()
+        try:
+            yield watch, seen
+        finally:
+            async with asyncio.timeout(5):
+                await watch.stop()
+
+
+async def forever(watch: Watch) -> None:
+    while True:
+        await watch.changed()
+
+
+async def test_an_event_wakes_it_long_before_the_poll() -> None:
+    streams = [
+        httpx.Response(
+            200,
+            headers={"Content-Type": "text/event-stream"},
+            text=f"id: 1\ndata: {Event.model_validate(event(1)).model_dump_json()}\n\n",
+        )
+    ]
+    async with watching(ready, lambda: streams.pop() if streams else httpx.Response(503)) as (watch, seen):
+        assert (await watch.changed()).state == "ready"
+        assert [each.id for each in seen.events] == [1]
+        assert len(seen.changes) == 1
+
+
+async def test_without_events_it_looks_by_itself() -> None:
+    async with watching(ready, poll=0.01) as (watch, seen):
+        assert (await watch.changed()).state == "ready"
+        await eventually(lambda: len(seen.changes) > 2)
+
+
+async def test_it_ends_with_the_cluster() -> None:
+    async with watching(lambda: httpx.Response(200, json=cluster("stopped")), poll=0.01) as (watch, _):
+        assert (await watch.changed()).state == "stopped"
+        await eventually(lambda: not watch.running)
+        assert (await watch.changed()).state == "stopped", "who asks later is not left waiting"
+
+
+async def test_a_server_that_is_away_is_noted_and_waited_for() -> None:
+    answers = [httpx.Response(503), httpx.Response(503)]
+    async with watching(lambda: answers.pop() if answers else ready(), poll=0.01) as (watch, seen):
+        await watch.changed()
+        assert watch.unreachable_since is not None
+        await eventually(lambda: seen.changes)
+
+
+async def test_a_refusal_is_raised_to_who_waits() -> None:
+    async with watching(lambda: httpx.Response(401), poll=0.01) as (watch, _):
+        with pytest.raises(AuthenticationError):
+            await forever(watch)
+
+
+async def test_a_defect_is_raised_to_who_waits() -> None:
+    def defect() -> httpx.Response:
+        raise ZeroDivisionError
+
+    async with watching(defect, poll=0.01) as (watch, _):
+        with pytest.raises(ZeroDivisionError):
+            await forever(watch)
+
+
+async def test_it_stops_even_if_it_is_woken_at_that_moment() -> None:
+    # asyncio.wait_for before Python 3.12 returns what is ready, and forgets that it was cancelled.
+    async with watching(ready) as (watch, _):
+        await asyncio.sleep(0)
+        for _ in range(3):
+            watch.look()
+            async with asyncio.timeout(5):
+                await watch.stop()
+            assert not watch.running
+
+
+async def test_others_can_wake_who_waits() -> None:
+    async with watching(ready) as (watch, seen):
+        watch.nudge()
+        assert (await watch.changed()).state == "starting"
+        assert seen.changes == []
+
+
+async def test_a_cancellation_that_was_swallowed_is_raised_at_the_next_checkpoint() -> None:
+    reached: list[str] = []
+
+    async def deaf() -> None:
+        checkpoint()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        reached.append("went on")
+        checkpoint()
+        reached.append("and on")
+
+    task = asyncio.create_task(deaf())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert reached == ["went on"]
