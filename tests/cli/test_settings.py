@@ -79,7 +79,26 @@ def test_hosted_settings_that_are_left_out_stay(run: Run, server: FakeServer) ->
     assert sent["contact_host"] is None
 
 
-@pytest.mark.parametrize("options", [["--currency", "euro"], ["--core-hour-price", "-1"], ["--listen-host", ""]])
+def test_how_nodes_are_kept_apart_is_set_like_everything_else(run: Run, server: FakeServer) -> None:
+    server.answer("GET", "/hosted", hosted(cpu_quota=True, uid_base=3_000_000))
+    server.answer("PUT", "/hosted", hosted())
+    result = run("cloud-account", "set", "hosted", "--isolation", "required", "--process-limit", "99", "--no-cpu-quota")
+    assert result.exit_code == 0
+    (sent,) = server.bodies("PUT", "/hosted")
+    assert [sent[name] for name in ("isolation", "process_limit", "cpu_quota")] == ["required", 99, False]
+    assert sent["uid_base"] == 3_000_000
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--currency", "euro"],
+        ["--core-hour-price", "-1"],
+        ["--listen-host", ""],
+        ["--isolation", "sometimes"],
+        ["--uid-base", "0"],
+    ],
+)
 def test_hosted_settings_that_make_no_sense_are_refused(run: Run, server: FakeServer, options: list[str]) -> None:
     server.answer("GET", "/hosted", hosted())
     assert run("cloud-account", "set", "hosted", *options).exit_code == 2

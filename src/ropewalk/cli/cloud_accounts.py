@@ -74,6 +74,19 @@ def hosted(
     log_retention_days: Annotated[
         float | None, typer.Option("--log-retention-days", help="How long logs of ended nodes are kept.")
     ] = None,
+    isolation: Annotated[
+        str | None,
+        typer.Option("--isolation", help="Nodes run as a user of their account's own: auto, required or off."),
+    ] = None,
+    uid_base: Annotated[int | None, typer.Option("--uid-base", help="First user id for accounts.")] = None,
+    uid_count: Annotated[int | None, typer.Option("--uid-count", help="How many user ids for accounts.")] = None,
+    process_limit: Annotated[
+        int | None, typer.Option("--process-limit", help="Processes and threads of one node at the most.")
+    ] = None,
+    cpu_quota: Annotated[
+        bool | None,
+        typer.Option("--cpu-quota/--no-cpu-quota", help="Nodes never use more than their cores, even if others idle."),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Change the hosted cloud account (operators only); what is left out stays. Without options: show it."""
@@ -88,6 +101,11 @@ def hosted(
         "gib_hour_price": gib_hour_price,
         "currency": currency,
         "log_retention_days": log_retention_days,
+        "isolation": isolation,
+        "uid_base": uid_base,
+        "uid_count": uid_count,
+        "process_limit": process_limit,
+        "cpu_quota": cpu_quota,
     }
     changes = {name: value for name, value in given.items() if value is not None}
     if listen_host == "":
