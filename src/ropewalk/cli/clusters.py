@@ -117,6 +117,29 @@ def scale(
     if as_json:
         output.dump(found)
     elif found.maximum is not None:
+@app.command()
+def dashboard(
+    cluster: options.ClusterName,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open it, or only print the link.")] = True,
+    account: options.Account = None,
+    as_json: options.Json = False,
+) -> None:
+    """Open a cluster's dashboard. The link works once, within a minute."""
+    import webbrowser
+
+    from ropewalk.cli.api import connect
+    from ropewalk.client import calls
+
+    with connect() as api:
+        ticket = api(calls.open_dashboard(*api.locate(cluster, account)))
+    if as_json:
+        output.dump(ticket)
+        return
+    output.say(ticket.url)
+    if browser and not webbrowser.open(ticket.url):
+        output.note("No browser could be started here: open the link within a minute.")
+
+
         output.say(f"Cluster {found.name} adapts between {found.minimum} and {found.maximum} workers.")
     else:
         output.say(f"Cluster {found.name} goes to {found.n_workers} workers; {found.workers_ready} are ready.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import httpx
@@ -260,7 +261,7 @@ async def test_large_bodies_pass_both_ways(dashboards: Dashboards) -> None:
     size = 5 * 2**20
     assert (await client.post("/upload", content=b"x" * size, headers=own)).text == str(size)
 
-    async def chunks():  # type: ignore[no-untyped-def] # noqa: ANN202 - an asynchronous generator of bytes
+    async def chunks() -> AsyncIterator[bytes]:
         for _ in range(64):
             yield b"y" * 65536
 
