@@ -24,7 +24,7 @@ from ropewalk.backends.port import Answer, ClusterRef, LaunchRequest, NodeHandle
 from ropewalk.errors import FixItError
 from ropewalk.schemas.cloud_accounts import CheckStatus, HostedSettings, Isolate
 from ropewalk.schemas.clusters import NodeRole
-from tests.support import intruder, isolated
+from tests.support import intruder, isolated, spawners
 from tests.support.waiting import eventually
 
 PROGRAM = Path(intruder.__file__)
@@ -330,6 +330,27 @@ class TestLimits:
         await limited.gone(node)
         assert processes.identity_of(hidden) is None
 
+    async def test_nodes_of_a_warm_parent_have_limits_too(self, limited: Machine) -> None:
+        await limited.backend.close()
+        limited.settings = limited.settings.model_copy(update={"isolation": Isolate.OFF})
+        limited.backend = LocalBackend(
+            limited.data / "local",
+            limited.installation,
+            limited.settings,
+            program=PROGRAM,
+            stop_grace=0.2,
+            spawner=spawners.spawner("warm"),
+        )
+        node = await limited.launch("a", ESCAPE)
+        await limited.result(node)
+        groups, pid = limited.home(node).cgroups(), limited.pid(node)
+        assert psutil.Process(pid).ppid() == getattr(spawners.spawner("warm").parent, "pid", None)
+        hidden = {member.pid for member in cgroups.members(groups)} - {pid}
+        assert len(hidden) == 1
+        await limited.stop(node)
+        assert existing(groups) == []
+        assert processes.identity_of(hidden.pop()) is None
+
     async def test_nothing_is_left_of_control_groups(self, limited: Machine) -> None:
         nodes = [await limited.launch(account) for account in ("a", "b")]
         groups = [path for node in nodes for path in limited.home(node).cgroups()]
@@ -362,6 +383,13 @@ class TestLimits:
 
 
 class TestLeftovers:
+    async def test_a_damaged_record_of_users_does_not_keep_nodes_from_being_found(self, machine: Machine) -> None:
+        node = await machine.launch("a")
+        (machine.data / "local" / "uids.json").write_text("{")
+        assert [found.name for found in await machine.backend.inventory()] == [node.name]
+        with pytest.raises(FixItError, match="damaged"):
+            await machine.launch("b")
+
     async def test_shared_memory_of_killed_nodes_is_removed_once_the_account_is_idle(self, machine: Machine) -> None:
         name = f"/dev/shm/sem.mp-{uuid.uuid4().hex}"
         node = await machine.launch("a", f"open({name!r}, 'w').close()")

@@ -14,15 +14,20 @@ import pytest
 from ropewalk.backends.local.processes import Table
 from ropewalk.backends.port import Answer, LaunchRequest
 from tests.conformance.harness import LocalHarness, handle, request, stop_everything, until
-from tests.support import spawners
+from tests.conformance.isolated import IsolatedHarness
+from tests.support import isolated, spawners
 from tests.support.waiting import eventually
 
 W = handle("w1")
 
 
-@pytest.fixture(params=spawners.MODES)
+def _make(mode: str, root: Path) -> LocalHarness:
+    return IsolatedHarness(isolated.data_dir()) if mode == "isolated" else LocalHarness(root, mode)
+
+
+@pytest.fixture(params=[*spawners.MODES, "isolated"])
 async def harness(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[LocalHarness]:
-    harness = LocalHarness(tmp_path / "local", request.param)
+    harness = _make(request.param, tmp_path / "local")
     yield harness
     await stop_everything(harness.backend)
     await harness.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ropewalk.backends.local import leftovers
@@ -10,6 +11,7 @@ from ropewalk.backends.local.confinement import Confinement
 from ropewalk.backends.local.home import NodeHome
 from ropewalk.backends.local.isolation import Isolation
 from ropewalk.backends.port import NodeShape
+from ropewalk.errors import FixItError
 from ropewalk.schemas.cloud_accounts import HostedSettings
 
 
@@ -36,4 +38,5 @@ class Guard:
         """Remove what nodes left behind that were ended by force: empty groups, shared memory, files in /tmp."""
         self.cgroups.remove_abandoned()
         if self.isolation.may_change_users:
-            leftovers.remove(set(self.isolation.uids.known().values()))
+            with suppress(FixItError):  # a damaged record is said by whatever needs it to start a node
+                leftovers.remove(set(self.isolation.uids.known().values()))
