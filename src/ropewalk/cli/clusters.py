@@ -95,29 +95,6 @@ def cost(cluster: options.ClusterName, account: options.Account = None, as_json:
 
 
 @app.command()
-def scale(
-    cluster: options.ClusterName,
-    workers: Annotated[
-        list[int], typer.Argument(metavar="N | MIN MAX", help="A number, or the least and the most.", min=0)
-    ],
-    account: options.Account = None,
-    as_json: options.Json = False,
-) -> None:
-    """Set the number of workers, or let it follow the work between two numbers.
-
-    Workers that are taken away hand over their results first.
-    """
-    from ropewalk.cli.api import connect
-    from ropewalk.client import calls
-    from ropewalk.schemas.clusters import ClusterScale
-
-    request = ask.build(ClusterScale, n_workers=_workers(workers))
-    with connect() as api:
-        found = api(calls.scale_cluster(*api.locate(cluster, account), request))
-    if as_json:
-        output.dump(found)
-    elif found.maximum is not None:
-@app.command()
 def dashboard(
     cluster: options.ClusterName,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open it, or only print the link.")] = True,
@@ -140,6 +117,29 @@ def dashboard(
         output.note("No browser could be started here: open the link within a minute.")
 
 
+@app.command()
+def scale(
+    cluster: options.ClusterName,
+    workers: Annotated[
+        list[int], typer.Argument(metavar="N | MIN MAX", help="A number, or the least and the most.", min=0)
+    ],
+    account: options.Account = None,
+    as_json: options.Json = False,
+) -> None:
+    """Set the number of workers, or let it follow the work between two numbers.
+
+    Workers that are taken away hand over their results first.
+    """
+    from ropewalk.cli.api import connect
+    from ropewalk.client import calls
+    from ropewalk.schemas.clusters import ClusterScale
+
+    request = ask.build(ClusterScale, n_workers=_workers(workers))
+    with connect() as api:
+        found = api(calls.scale_cluster(*api.locate(cluster, account), request))
+    if as_json:
+        output.dump(found)
+    elif found.maximum is not None:
         output.say(f"Cluster {found.name} adapts between {found.minimum} and {found.maximum} workers.")
     else:
         output.say(f"Cluster {found.name} goes to {found.n_workers} workers; {found.workers_ready} are ready.")
