@@ -10,7 +10,17 @@ import pytest
 
 from ropewalk.cli import clusters, streams
 from ropewalk.errors import LimitExceededError, NotFoundError, UnavailableError
-from ropewalk.schemas.clusters import Cluster, ClusterDetail, ClusterSpec, ClusterState, Cost, LogPage, NodeState
+from ropewalk.schemas.clusters import (
+    Cluster,
+    ClusterDetail,
+    ClusterSpec,
+    ClusterState,
+    Cost,
+    LogPage,
+    NodeState,
+    Timeline,
+    TimelineStep,
+)
 from tests.cli.conftest import NOW, FakeServer, Run, cluster, event, node
 
 FLIGHTS = "/accounts/ada/clusters/flights"
@@ -148,6 +158,22 @@ def test_keep_alive(run: Run, server: FakeServer, duration: str, sent: float | N
     assert result.exit_code == 0, result.stderr
     assert told in result.stdout
     assert server.bodies("PATCH", FLIGHTS) == [{"idle_timeout": sent}]
+
+
+def test_show_timeline(run: Run, server: FakeServer) -> None:
+    steps = [
+        TimelineStep(step="requested", time=NOW, seconds=0),
+        TimelineStep(step="scheduler_ready", time=NOW, seconds=0.25),
+        TimelineStep(step="all_workers", time=None, seconds=None),
+    ]
+    server.answer("GET", FLIGHTS + "/timeline", Timeline(cluster="c-1", request_id="r-1", steps=steps))
+    result = run("cluster", "show", "flights", "--timeline")
+    assert result.exit_code == 0, result.stderr
+    assert "scheduler_ready" in result.stdout
+    assert "0.250" in result.stdout
+    assert "request_id=r-1" in result.stderr
+    told = json.loads(run("cluster", "show", "flights", "--timeline", "--json").stdout)
+    assert [step["seconds"] for step in told["steps"]] == [0, 0.25, None]
 
 
 def test_keep_alive_refuses_what_is_no_duration(run: Run, server: FakeServer) -> None:

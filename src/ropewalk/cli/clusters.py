@@ -16,7 +16,7 @@ from ropewalk.errors import ClusterStartError, ConflictError, InputError, NotFou
 
 if TYPE_CHECKING:
     from ropewalk.cli.api import Session
-    from ropewalk.schemas.clusters import Cluster, ClusterDetail
+    from ropewalk.schemas.clusters import Cluster, ClusterDetail, Timeline
 
 app = typer.Typer(no_args_is_help=True, help="Clusters: list, look into, scale, stop.")
 
@@ -65,14 +65,37 @@ def _row(cluster: Cluster) -> list[object]:
 
 
 @app.command()
-def show(cluster: options.ClusterName, account: options.Account = None, as_json: options.Json = False) -> None:
+def show(
+    cluster: options.ClusterName,
+    timeline: Annotated[bool, typer.Option("--timeline", help="Show how long each step of its start took.")] = False,
+    account: options.Account = None,
+    as_json: options.Json = False,
+) -> None:
     """Show a cluster and its nodes."""
     from ropewalk.cli.api import connect
     from ropewalk.client import calls
 
     with connect() as api:
-        found = api(calls.get_cluster(*api.locate(cluster, account)))
+        place = api.locate(cluster, account)
+        if timeline:
+            _show_timeline(api(calls.get_timeline(*place)), as_json)
+            return
+        found = api(calls.get_cluster(*place))
     _show(found, as_json)
+
+
+def _show_timeline(found: Timeline, as_json: bool) -> None:
+    if as_json:
+        output.dump(found)
+        return
+    output.table(
+        ["STEP", "SECONDS", "TIME"],
+        [[step.step, None if step.seconds is None else f"{step.seconds:.3f}", step.time] for step in found.steps],
+        right=["SECONDS"],
+        empty="",
+    )
+    if found.request_id is not None:
+        output.note(f"In the server's log: request_id={found.request_id}, cluster={found.cluster}")
 
 
 @app.command()

@@ -244,6 +244,22 @@ class Connection(Schema):
     versions: dict[str, str] = Field(description="Of the scheduler: python, dask, distributed, …")
 
 
+class TimelineStep(Schema):
+    """One step of a cluster's start."""
+
+    step: str = Field(description="requested, accepted, launched, scheduler_ready, first_worker or all_workers")
+    time: datetime | None = Field(description="Null: it has not come to that.")
+    seconds: float | None = Field(description="From the request to this step.")
+
+
+class Timeline(Schema):
+    """How long each step of a cluster's start took."""
+
+    cluster: str = Field(description="Its id, which the lines of the server's log have as `cluster`.")
+    request_id: str | None = Field(description="Of the request that created it; find it in the server's log.")
+    steps: list[TimelineStep]
+
+
 class LogPage(Schema):
     node: str
     text: str

@@ -16,6 +16,7 @@ from ropewalk.server.api import (
     cloud_accounts,
     clusters,
     configurations,
+    diagnostics,
     errors,
     health,
     identity,
@@ -51,6 +52,7 @@ _ROUTERS = (
     configurations.router,
     clusters.router,
     audit.router,
+    diagnostics.router,
     device.router,
 )
 

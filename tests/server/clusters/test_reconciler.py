@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
 import pytest
+import structlog
 
 from ropewalk.errors import ClusterGoneError, FixItError, TryAgainError
 from ropewalk.server.clusters import service
 from ropewalk.server.clusters.leases import Lease, LeaseLostError, claim, fenced, new_owner, release_dead
 from ropewalk.server.clusters.plan import ATTENTION, STOP_AGAIN
 from ropewalk.server.clusters.sweep import Sweep
-from ropewalk.server.db.models import Cluster
+from ropewalk.server.clusters.timeline import steps_of
+from ropewalk.server.db.models import Cluster, Node
 from ropewalk.server.events import EventCode, record
 from tests.server.clusters.conftest import Fleet
 from tests.support.waiting import eventually
@@ -295,6 +297,32 @@ async def test_a_cluster_whose_scheduler_hangs_is_ended_by_its_limits_and_nothin
     assert limit in (stopped.reason or "")
     assert running.running() == []
     assert [e.details["ending"] for e in await running.events() if e.code == "cluster.stopped"] == [f"{limit}_silent"]
+
+
+async def test_the_timeline_of_a_start_has_each_step_and_the_request(running: Fleet) -> None:
+    with structlog.contextvars.bound_contextvars(request_id="r-1"):
+        await running.create(n_workers=2)
+    await running.until("ready", workers=2)
+    found = await service.timeline_of(running.context, running.caller, "c")
+    steps = {step.step: step.seconds for step in found.steps}
+    assert list(steps) == ["requested", "accepted", "launched", "scheduler_ready", "first_worker", "all_workers"]
+    assert set(steps.values()) == {0.0}, "the clock stands still, and everything has happened"
+    assert found.request_id == "r-1"
+
+
+async def test_the_timeline_tells_what_has_not_happened_yet(fleet: Fleet) -> None:
+    await fleet.create(n_workers=2)
+    found = await service.timeline_of(fleet.context, fleet.caller, "c")
+    assert [step.step for step in found.steps if step.time is not None] == ["requested"]
+
+
+def test_all_workers_are_there_with_the_last_of_those_that_were_asked_for() -> None:
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+    nodes = [Node(role="worker", started_at=begin, ready_at=begin + timedelta(seconds=n)) for n in (3, 1, 2)]
+    assert steps_of(nodes, 2)["all_workers"] == begin + timedelta(seconds=2)
+    assert steps_of(nodes, 2)["first_worker"] == begin + timedelta(seconds=1)
+    assert steps_of(nodes, 4)["all_workers"] is None
+    assert steps_of(nodes, 0)["all_workers"] is None
 
 
 async def test_the_next_server_takes_a_cluster_over_as_it_is(fleet: Fleet) -> None:

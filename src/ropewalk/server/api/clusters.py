@@ -21,6 +21,7 @@ from ropewalk.schemas.clusters import (
     CostEstimate,
     DashboardTicket,
     LogPage,
+    Timeline,
 )
 from ropewalk.schemas.common import Event
 from ropewalk.server.api.deps import ContextDep, require
@@ -214,6 +215,12 @@ async def get_logs(
 ) -> list[LogPage]:
     """Read the logs of all nodes, or of `node` from `cursor`; `limit` is in bytes per node. Also after their end."""
     return await service.logs(context, caller, name, node=node, cursor=cursor, limit=limit)
+
+
+@router.get("/accounts/{account}/clusters/{name}/timeline")
+async def get_timeline(caller: ReadCaller, context: ContextDep, name: str) -> Timeline:
+    """Return how long each step of a cluster's start took."""
+    return await service.timeline_of(context, caller, name)
 
 
 @router.get("/accounts/{account}/clusters/{name}/cost")

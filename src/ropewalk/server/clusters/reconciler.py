@@ -50,6 +50,8 @@ class Reconciler:
         self._surroundings: Surroundings | None = None
         self._renewed = time.monotonic()
         self._beginning: set[str] = set()
+        self.orphans = 0
+        """Found by the last sweep."""
         self._unrenewed = leases.Unrenewed()
         self._watched = time.monotonic() - CLAIM_SECONDS
         self.last_success: dict[str, datetime] = {}
@@ -223,7 +225,7 @@ class Reconciler:
         self._claim_now.set()
 
     async def _sweep_once(self) -> None:
-        await self._sweep.run()
+        self.orphans = await self._sweep.run()
 
     async def _every(self, seconds: float, name: str, work: Callable[[], Awaitable[None]]) -> None:
         while True:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 
+import structlog
 from dask.utils import format_time
 from sqlalchemy import or_, select
 from sqlalchemy.exc import IntegrityError
@@ -25,6 +26,7 @@ from ropewalk.server.clusters.configurations import template
 from ropewalk.server.clusters.cost import cost, estimate
 from ropewalk.server.clusters.leases import LIVE
 from ropewalk.server.clusters.secret import ClusterSecret, open_secret
+from ropewalk.server.clusters.timeline import timeline
 from ropewalk.server.context import Context
 from ropewalk.server.db.models import Account, Cluster, Event, Member, Node, new_id
 from ropewalk.server.events import EventCode, record, shown
@@ -32,6 +34,8 @@ from ropewalk.server.identity.permissions import AccountCaller, Caller, Permissi
 
 MAX_PAGE = 1000
 """Rows that one request can ask for."""
+
+log = structlog.get_logger(__name__)
 
 _NODE_GONE = frozenset(state.value for state in NodeState if not state.live)
 
@@ -271,6 +275,12 @@ async def update(
         return await present.detail(session, context.settings, row, context.clock.now())
 
 
+async def timeline_of(context: Context, caller: AccountCaller, name: str) -> schemas.Timeline:
+    """Return how long each step of the cluster's start took."""
+    async with context.db.read() as session:
+        return await timeline(session, await find(session, caller.account_id, name))
+
+
 async def stop(context: Context, caller: AccountCaller, name: str, reason: str | None = None) -> schemas.ClusterDetail:
     """Write down that a cluster is to end. Asking again changes nothing."""
     now = context.clock.now()
@@ -292,7 +302,10 @@ async def _wished(
 ) -> None:
     """Record a wish, and wake the reconciler and those who follow the events once it is committed."""
     now = context.clock.now()
-    record(session, now, code, message, account_id=row.account_id, cluster_id=row.id, actor=actor)
+    request = structlog.contextvars.get_contextvars().get("request_id")
+    details = {"request_id": request} if request is not None else {}
+    record(session, now, code, message, account_id=row.account_id, cluster_id=row.id, actor=actor, details=details)
+    log.info("cluster.wished", wish=code, cluster=row.id, name=row.name, actor=actor)
     await context.wakeups.announce(session, f"cluster:{row.id}", f"events:{row.id}")
 
 

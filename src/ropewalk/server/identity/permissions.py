@@ -80,6 +80,7 @@ class Permission(StrEnum):
     INSTALLATION_HOSTED_READ = "installation:hosted:read"
     INSTALLATION_HOSTED_UPDATE = "installation:hosted:update"
     INSTALLATION_AUDIT_READ = "installation:audit:read"
+    INSTALLATION_DIAGNOSTICS_READ = "installation:diagnostics:read"
 
     @property
     def scope(self) -> Scope:

@@ -1,0 +1,56 @@
+"""What an operator sees of a server; secrets are hidden."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import Field
+
+from ropewalk.schemas.cloud_accounts import CheckReport
+from ropewalk.schemas.common import Schema
+
+
+class DatabaseDiagnostics(Schema):
+    kind: str = Field(description="sqlite or postgresql")
+    version: str | None
+    seconds: float | None = Field(description="For a trivial question; null: it did not answer.")
+
+
+class LoopDiagnostics(Schema):
+    name: str
+    running: bool
+    last_success: datetime | None = Field(description="When it last did its work; null: not yet since the start.")
+
+
+class LeaseDiagnostics(Schema):
+    owner: str
+    mine: bool = Field(description="Of the server that answers.")
+    clusters: int
+    expires_at: datetime | None = Field(description="The latest, by the owner's clock.")
+
+
+class BackendDiagnostics(Schema):
+    cloud_account: str
+    kind: str
+    backend: str
+    report: CheckReport | None
+    problem: str | None = Field(description="Why there is no report.")
+
+
+class ServerDiagnostics(Schema):
+    """The state of the server that answers; of several on one database, ask each."""
+
+    version: str
+    python: str
+    platform: str
+    packages: dict[str, str]
+    settings: dict[str, Any] = Field(description="With secrets hidden.")
+    time: datetime
+    database: DatabaseDiagnostics
+    loops: list[LoopDiagnostics]
+    leases: list[LeaseDiagnostics]
+    working_on: int = Field(description="Clusters that this server works on.")
+    linked: int = Field(description="Those of them whose scheduler it hears.")
+    orphans: int = Field(description="Nodes in a cloud that no cluster knew at the last sweep.")
+    backends: list[BackendDiagnostics]
