@@ -1,0 +1,81 @@
+"""A whole server that may change users: a task of a cluster finds everything closed but its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import dask.config
+import httpx
+import psutil
+import pytest
+from distributed import Client
+
+import ropewalk
+from tests.support import isolated
+from tests.support import server_process as processes
+from tests.support.server_process import ServerProcess, server_process
+from tests.support.waiting import wait_until
+
+SOURCES = Path(__file__).parents[2] / "src"
+PASSWORD = "correct-horse-9"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ServerProcess]:
+    """A server whose interpreter and data directory other users can reach."""
+    program = (isolated.interpreter(), "-c", "from ropewalk.cli.main import main; main()")
+    monkeypatch.setattr(processes, "PROGRAM", program)
+    monkeypatch.setenv("PYTHONPATH", str(SOURCES))
+    with server_process(isolated.data_dir()) as server:
+        server.wait_ready()
+        yield server
+
+
+def token(server: ServerProcess) -> str:
+    """Make the operator and return a token of theirs."""
+    made = processes.ropewalk(
+        "server", "setup", "--username", "ada", "--password-stdin", "--data-dir", str(server.data_dir),
+        stdin=PASSWORD + "\n",
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    login = httpx.post(f"{server.url}/api/v1/login", json={"username": "ada", "password": PASSWORD})
+    return str(login.json()["token"])
+
+
+def processes_below(data_dir: Path) -> list[int]:
+    """Return the nodes that have their working directory there."""
+    seen = psutil.process_iter(["cwd"])
+    return [process.pid for process in seen if (process.info["cwd"] or "").startswith(f"{data_dir}/")]
+
+
+@pytest.mark.filterwarnings("ignore::distributed.versions.VersionMismatchWarning")
+def test_a_task_reads_nothing_of_the_server(server: ServerProcess) -> None:
+    def spy(paths: list[str]) -> tuple[int, dict[str, str]]:
+        found = {}
+        for path in paths:
+            try:
+                Path(path).open().close()
+            except OSError as exc:
+                found[path] = type(exc).__name__
+            else:
+                found[path] = "opened"
+        return os.getuid(), found
+
+    settings = {"ropewalk.server": server.url, "ropewalk.token": token(server), "ropewalk.versions": "ignore"}
+    secret = [str(path) for path in server.data_dir.iterdir() if path.is_file()]
+    secret += [f"/proc/{server.process.pid}/environ", f"/proc/{server.process.pid}/mem", "/root/.ssh"]
+    assert str(server.data_dir / "encryption.key") in secret
+    assert str(server.data_dir / "ropewalk.db") in secret
+    with (
+        dask.config.set(settings),
+        ropewalk.Cluster(n_workers=1, worker_memory="1 GiB", scheduler_memory="1 GiB") as cluster,
+        Client(cluster) as client,
+    ):
+        uid, found = client.submit(spy, secret).result()
+    assert uid >= 2_100_000_000
+    assert set(found.values()) == {"PermissionError"}, found
+    wait_until(lambda: not processes_below(server.data_dir))
+    assert "hosted.user" in server.output
+    assert "user of their own" in server.output
