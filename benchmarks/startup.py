@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from multiprocessing import resource_tracker
 from typing import Any
 
 import psutil
@@ -20,6 +21,7 @@ GONE_SECONDS = 30.0
 
 def run(runs: int) -> list[Result]:
     """Measure starts and ends."""
+    resource_tracker.ensure_running()  # otherwise the first LocalCluster would start it, and not end it
     with server() as here:
         wait_warm(here)
         start, close = alternate(lambda: once(lambda: ours(here)), lambda: once(theirs), runs)

@@ -24,7 +24,9 @@ SILENCE_SECONDS = 35.0
 ANSWER_SECONDS = 30.0
 RETIRE_SECONDS = 600.0
 """Moving results off a worker takes as long as its memory needs to cross the network."""
-FIRST_RETRY, LAST_RETRY = 0.05, 5.0
+FIRST_RETRY, LAST_RETRY = 0.02, 5.0
+RETRY_GROWTH = 1.2
+"""A scheduler that comes up is noticed within a fifth of the time that it took, and everybody waits for that."""
 
 log = structlog.get_logger(__name__)
 
@@ -146,7 +148,7 @@ class Link:
                 self._down(_cause(exc))
             # Full jitter: many links that lost one network do not come back in step.
             await asyncio.sleep(random.uniform(delay / 2, delay))  # noqa: S311 - not for secrets
-            delay = min(delay * 1.6, LAST_RETRY)
+            delay = min(delay * RETRY_GROWTH, LAST_RETRY)
 
     async def _follow(self, reader: asyncio.StreamReader) -> None:
         while True:
