@@ -21,6 +21,22 @@ def test_exit_statuses_are_the_same_for_those_who_cannot_import_the_program() ->
     assert names == [name for name in vars(main) if name.startswith("EXIT_")]
 
 
+def test_a_node_leaves_its_exit_status_where_it_is_found_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ended(_config: object) -> int:
+        return exits.EXIT_IDLE
+
+    monkeypatch.setattr(main, "run_worker", ended)
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(CONFIG | {"directory": str(tmp_path)}))
+    assert main.main(["main.py", str(path)], {}) == exits.EXIT_IDLE
+    assert (tmp_path / exits.EXIT_FILE).read_text() == str(exits.EXIT_IDLE)
+
+
+def test_an_exit_status_that_cannot_be_left_hurts_nobody(tmp_path: Path) -> None:
+    main.note_exit(str(tmp_path / "gone"), 0)
+
+
 def test_an_idle_cluster_ends_after_its_timeout_and_not_before() -> None:
     limits = Limits({"idle_timeout": 60}, now=0)
     assert limits.exceeded(59, idle=True, clients=1) is None

@@ -9,3 +9,5 @@ EXIT_IDLE = 80
 EXIT_NO_CLIENT = 81
 EXIT_LIFETIME = 82
 EXIT_CLIENT = 83
+EXIT_FILE = "exit-status"
+"""Where a node that ended in order leaves its exit status, in its directory."""

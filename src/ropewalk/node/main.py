@@ -70,6 +70,9 @@ EXIT_LIFETIME = 82
 EXIT_CLIENT = 83
 """A client told the scheduler to close."""
 
+EXIT_FILE = "exit-status"
+"""In the node's directory, once it has ended by itself: its exit status as a decimal number."""
+
 CONTROL_NAME = "ropewalk-control"
 """Common name of the certificate that may use the handlers of :class:`Link`."""
 SCHEDULER_NAME = "ropewalk-scheduler"
@@ -651,13 +654,24 @@ async def _until_closed(
         await server.close(reason="ropewalk-stop")
 
 
+def note_exit(directory: str, status: int) -> None:
+    """Leave the exit status where a control plane finds it that was not there when this process ended."""
+    try:
+        with open(os.path.join(directory, EXIT_FILE), "w", encoding="ascii") as file:  # noqa: PTH118, PTH123 - as above
+            file.write(str(status))
+    except OSError as exc:
+        logger.warning("The exit status could not be written down: %s", exc)
+
+
 def main(argv: list[str], environ: Mapping[str, str]) -> int:
     """Run the node that the configuration describes; returns the exit status."""
     try:
         config = read_config(argv, environ)
         dask.config.set({"temporary-directory": config["directory"]})
         os.chdir(config["directory"])
-        return asyncio.run(run_scheduler(config) if config["role"] == "scheduler" else run_worker(config))
+        status = asyncio.run(run_scheduler(config) if config["role"] == "scheduler" else run_worker(config))
+        note_exit(config["directory"], status)
+        return status  # noqa: TRY300 - what comes next is about errors
     except ConfigError as exc:
         logger.error("The node's configuration is unusable: %s", exc)  # noqa: TRY400 - the sentence is enough
         return EXIT_CONFIG

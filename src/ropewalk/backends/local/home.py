@@ -34,6 +34,7 @@ from ropewalk.backends.local.confinement import FREE, Confinement
 from ropewalk.backends.local.processes import Identity, Tag
 from ropewalk.backends.port import NodeHandle
 from ropewalk.errors import FixItError
+from ropewalk.node.exits import EXIT_FILE
 from ropewalk.schemas.clusters import NodeRole
 
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
@@ -212,6 +213,23 @@ class NodeHome:
             return None
         code = record.get("exit_code")
         return Ended(code if isinstance(code, int) else None, str(record.get("reason", "")))
+
+    def noted_exit(self) -> int | None:
+        """Return the exit status that the node itself wrote down; None: it did not, so it did not end in order.
+
+        The file is the node's: it is neither followed nor waited for, and says something of its own cluster only.
+        """
+        try:
+            descriptor = os.open(self.scratch / EXIT_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            text = os.read(descriptor, 4)
+        except OSError:
+            return None
+        finally:
+            os.close(descriptor)
+        return int(text) if text.isdigit() and int(text) < 256 else None
 
     def write_ended(self, ended: Ended) -> None:
         self._store("ended.json", {"exit_code": ended.exit_code, "reason": ended.reason})

@@ -145,6 +145,9 @@ def _never_launched(home: NodeHome) -> Sighting:
 def _bury(home: NodeHome, identity: Identity) -> Sighting:
     """Remove keys and data, then record the end; without the record the next look does it again."""
     code = processes.exit_code(identity)
+    if code is None:
+        # It ended while no server lived, which alone would have been told; a node that ends in order leaves a note.
+        code = home.noted_exit()
     ended = Ended(code, _reason(home, code))
     home.remove_secrets()
     cgroups.remove(home.cgroups())
