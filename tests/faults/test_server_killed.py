@@ -135,6 +135,43 @@ def test_a_server_killed_while_it_stops_a_cluster_is_continued_by_the_next(
         server.stop()
 
 
+@pytest.mark.parametrize(
+    ("point", "workers"),
+    [
+        ("commit:2", 3),
+        ("launch.before", 3),
+        ("launch.after", 3),
+        ("commit:4", 3),
+        ("stop.before", 0),
+        ("stop.after", 0),
+    ],
+)
+def test_a_server_killed_while_it_scales_is_continued_by_the_next(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch, point: str, workers: int
+) -> None:
+    scale = ("POST", "accounts/ada/clusters/c/scale", {"n_workers": workers})
+    with server_process(installation.data_dir) as server:
+        server.wait_ready()
+        httpx.post(f"{server.url}/api/v1/{CREATE[1]}", json=CREATE[2], headers=installation.headers, timeout=30)
+        installation.wait_for(server, "ready", WORKERS)
+        server.stop()
+    before = installation.nodes()
+    installation.crash(point, monkeypatch, scale)
+    with server_process(installation.data_dir) as server:
+        server.wait_ready()
+        asked = httpx.post(f"{server.url}/api/v1/{scale[1]}", json=scale[2], headers=installation.headers)
+        assert asked.status_code == 200, asked.text
+        wait_until(lambda: installation.nodes().total() == workers + 1, within=60)
+        cluster = installation.wait_for(server, "ready", workers)
+        names = {node["name"] for node in cluster["nodes"] if node["state"] == "ready"}
+        assert installation.nodes() == Counter(names), "a node runs twice, or one that nobody knows"
+        assert workers < WORKERS or set(before) <= names, "scaling up costs no worker"
+        httpx.delete(f"{server.url}/api/v1/accounts/ada/clusters/c", headers=installation.headers)
+        installation.wait_for(server, "stopped")
+        assert not installation.nodes()
+        server.stop()
+
+
 def test_a_cluster_outlives_its_server_and_is_adopted_by_the_next(installation: Installation) -> None:
     with server_process(installation.data_dir) as server:
         server.wait_ready()
