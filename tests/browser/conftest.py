@@ -23,8 +23,9 @@ FLAGS = (
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
+    """A browser for one module: Playwright keeps an event loop running, with which no test of coroutines could run."""
     path = shutil.which("chromium")
     if path is None:
         pytest.skip("Chromium is not installed; to have it: apt-get install chromium")
