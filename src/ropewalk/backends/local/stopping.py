@@ -43,7 +43,8 @@ class Stopping:
             left = self._remaining()
             self._woken.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), min(pause, left) if left > 0 else pause)
+                async with asyncio.timeout(min(pause, left) if left > 0 else pause):
+                    await self._woken.wait()
             turned = left > 0 >= self._remaining()  # from asking to forcing, which acts within milliseconds
             pause = _FIRST_PAUSE if turned else min(2 * pause, _LONGEST_PAUSE)
 

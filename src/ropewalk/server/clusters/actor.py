@@ -136,7 +136,8 @@ class Actor:
         if moment is not None:
             seconds = max(0.0, (moment - self._context.clock.now()).total_seconds())
         try:
-            await asyncio.wait_for(self._wake.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
         except TimeoutError:
             return
 

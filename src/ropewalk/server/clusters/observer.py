@@ -90,7 +90,8 @@ class Observer:
     async def _pause(self, delay: float, least: float = 0.0) -> float:
         """Wait before the next try; returns how long to wait before the one after that."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._kicked.wait(), max(least, delay))
+            async with asyncio.timeout(max(least, delay)):
+                await self._kicked.wait()
         return min(delay * 2, LAST_RETRY)
 
     async def _look(self, wanted: list[tuple[Watcher, NodeHandle]]) -> bool:

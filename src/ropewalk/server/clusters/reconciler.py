@@ -118,7 +118,8 @@ class Reconciler:
             if claimed == leases.CLAIM_BATCH:
                 continue
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._claim_now.wait(), CLAIM_SECONDS)
+                async with asyncio.timeout(CLAIM_SECONDS):
+                    await self._claim_now.wait()
 
     async def _claim(self) -> int:
         await self._free_unrenewed()

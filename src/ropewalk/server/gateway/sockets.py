@@ -152,7 +152,8 @@ async def _outward(peer: _Peer, send: Send) -> None:
 async def _watch(allowed: Callable[[], Awaitable[bool]], stopping: asyncio.Event) -> None:
     while await allowed():
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stopping.wait(), CHECK_SECONDS)
+            async with asyncio.timeout(CHECK_SECONDS):
+                await stopping.wait()
 
 
 async def _until_one_ends(*works: Awaitable[None]) -> None:
