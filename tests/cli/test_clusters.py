@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import dask.config
 import httpx
@@ -47,7 +48,7 @@ def test_list_shows_the_live_clusters_of_all_accounts(run: Run, server: FakeServ
     assert header.split()[:3] == ["CLUSTER", "STATE", "WORKERS"]
     assert first.split()[:3] == ["ada/flights", "ready", "3/4"]
     assert "0.0123 USD" in first
-    assert "(2 min ago)" in first
+    assert re.search(r"\(\d+ min ago\)", first)
     assert second.split()[0] == "weather/storms"
     assert dict(server.requests[-1].url.params) == {"state": "live", "limit": "100"}
 

@@ -39,7 +39,10 @@ def logs(
         slug, name = api.locate(cluster, account)
         found = api(calls.get_cluster(slug, name))
         reader = _Reader(api, slug, found.id, tail=tail)
-        if node is not None and node not in {n.name for n in found.nodes}:
+        names = {n.name for n in found.nodes}
+        # Events say "worker-1"; the node's whole name begins with the cluster's id.
+        node = f"{found.id}-{node}" if f"{found.id}-{node}" in names else node
+        if node is not None and node not in names:
             raise NotFoundError(
                 f"The cluster {found.name} has no node {node!r}.",
                 advice=f"Its nodes: {', '.join(n.name for n in found.nodes) or 'none yet'}.",

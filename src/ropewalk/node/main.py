@@ -94,6 +94,8 @@ SHRINK_TICKS = 3
 """An adaptive target falls only after it was lower for so many ticks, as `wait_count` in Dask's own Adaptive."""
 GROW_STEP = 10
 """Workers that an adaptive target may always grow by at one look; from there on it doubles, second by second."""
+STOP_SECONDS = 0.5
+"""A worker's process that was asked to end is ended by force after this time (a Nanny waits 80 % of it)."""
 START_SECONDS = 300
 """A worker gives up when it found no scheduler for so long."""
 
@@ -607,7 +609,7 @@ async def run_worker(config: Mapping[str, Any]) -> int:
     await asyncio.wait([begin, asyncio.ensure_future(asked.wait())], return_when=asyncio.FIRST_COMPLETED)
     try:
         # A worker may wait long for its scheduler: asked to stop meanwhile, it does not go on waiting.
-        await (worker.close(reason="ropewalk-stop") if asked.is_set() and not begin.done() else begin)
+        await (_close(worker) if asked.is_set() and not begin.done() else begin)
     except (OSError, RuntimeError) as exc:
         if not isinstance(exc, OSError) and not isinstance(exc.__cause__, OSError):
             raise
@@ -651,7 +653,17 @@ async def _until_closed(
     if asked.is_set():
         logger.info("The %s was asked to stop", what)
         on_stop()
-        await server.close(reason="ropewalk-stop")
+        await _close(server)
+
+
+async def _close(server: Server) -> None:
+    """Close *server* because it was asked to stop.
+
+    Workers are asked when their results are elsewhere already, or when the whole cluster ends, so nothing is worth
+    waiting for; and a worker that its scheduler closes at the same time would wait for its Nanny, which waits for it.
+    """
+    options = {} if isinstance(server, Scheduler) else {"timeout": STOP_SECONDS}
+    await server.close(reason="ropewalk-stop", **options)
 
 
 def note_exit(directory: str, status: int) -> None:
