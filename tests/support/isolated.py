@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
-UID_BASE = 2_100_065_536
-"""Just after the default range, so that nothing of a real server is touched."""
+_PROCESS = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+UID_BASE = 2_100_065_536 + 65_536 * _PROCESS
+"""After the default range, so that nothing of a real server is touched, and another one in each process of the tests:
+an account's files are removed when nobody else runs as its user."""
 
 
 @cache

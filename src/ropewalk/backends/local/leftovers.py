@@ -41,8 +41,9 @@ def _busy() -> set[int]:
     for pid in psutil.pids():
         with contextlib.suppress(OSError):
             # Real, effective, saved and file system id: whichever is the account's.
-            status = Path(f"/proc/{pid}/status").read_text()
-            busy |= {int(uid) for line in status.splitlines() if line.startswith("Uid:") for uid in line.split()[1:]}
+            lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+            if not lines["State"].strip().startswith(("Z", "X")):  # the dead use nothing
+                busy |= {int(uid) for uid in lines["Uid"].split()}
     return busy
 
 

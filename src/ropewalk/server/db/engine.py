@@ -20,9 +20,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from ropewalk.errors import SettingsError, UnavailableError
 from ropewalk.server.db import sqlite
 
-SQLITE_BUSY_SECONDS = 30
-"""How long a writer waits for another one; our transactions take milliseconds."""
-
 _READ = "ropewalk_read"
 """Execution option of connections that only read."""
 
@@ -156,8 +153,7 @@ def _configure_sqlite(engine: AsyncEngine) -> None:
         # We emit BEGIN ourselves, see below: https://docs.sqlalchemy.org/en/20/dialects/sqlite.html#pysqlite-serializable
         connection.isolation_level = None
         cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", f"busy_timeout={SQLITE_BUSY_SECONDS * 1000}", "foreign_keys=ON"):
-            cursor.execute(f"PRAGMA {pragma}")
+        cursor.execute("PRAGMA foreign_keys=ON")
         # NORMAL keeps the file consistent in WAL mode and may lose the last commits on power loss, which would break
         # "write before you call"; FULL does not.
         cursor.execute("PRAGMA synchronous=FULL")

@@ -11,11 +11,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import time
 from asyncio import Future
+from functools import partial
 from typing import Any
 
 import aiosqlite
 
+BUSY_SECONDS = 30.0
+"""How long a writer waits for another one; our transactions take milliseconds."""
+BUSY_PAUSE = 0.01
+"""Seconds between two tries where SQLite does not wait by itself."""
 ROWS_PER_FETCH = 64
 """Rows that cross from aiosqlite's thread at once; its own default."""
 
@@ -55,6 +61,10 @@ class PatientConnection(aiosqlite.Connection):
                 await self._execute(self._connection.rollback)
         await super().close()
 
+    async def ended(self) -> None:
+        """Wait for the end of the thread, which was told to end: it needs the event loop until then."""
+        await asyncio.to_thread(self._thread.join)
+
     def stop(self) -> Future[Any] | None:
         connection = self._connection
         if connection is not None:
@@ -63,7 +73,28 @@ class PatientConnection(aiosqlite.Connection):
 
 
 async def connect(path: str) -> PatientConnection:
-    """Open the file *path*; statements may run in any thread, one at a time."""
-    connection = PatientConnection(lambda: sqlite3.connect(path, check_same_thread=False), ROWS_PER_FETCH)
-    await connection
+    """Open the file *path* in WAL mode; statements may run in any thread, one at a time."""
+    connection = PatientConnection(partial(_open, path), ROWS_PER_FETCH)
+    try:
+        await connection
+    except BaseException:
+        await connection.ended()
+        raise
     return connection
+
+
+def _open(path: str) -> sqlite3.Connection:
+    """Open the file; runs in aiosqlite's thread, which may wait."""
+    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as exc:
+            # Two that change a new file's mode at once would wait for each other: SQLite refuses one at once.
+            if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                connection.close()
+                raise
+            time.sleep(BUSY_PAUSE)
+        else:
+            return connection
