@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -90,6 +91,9 @@ def release_all() -> None:
     with _lock:
         claims = [claim for claim in _claims if claim.belongs_to_this_process()]
         _claims.clear()
+    if claims and threading.current_thread() is threading.main_thread():
+        # Ctrl-C at this moment would leave a cluster behind, and the program is ending anyway.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     for claim in claims:
         # Nobody is left to act on an error, and the cluster's own limits end it.
         with suppress(RopewalkError), Api(claim.server, claim.token, retry=EXIT_POLICY) as api:
