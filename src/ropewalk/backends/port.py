@@ -37,6 +37,7 @@ __all__ = [
     "NodeLaunch",
     "NodeShape",
     "Observation",
+    "Place",
     "Resource",
     "Sighting",
 ]
@@ -65,6 +66,18 @@ class Capabilities:
     gpu: bool = False
     images: bool = False
     private_network: bool = False
+    names_nodes: bool = False
+    """The cloud names nodes itself: a node calls itself by what follows the last ``/`` of its ``cloud_id``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The cloud account that a backend drives; all three become tags or labels."""
+
+    installation: str
+    cloud_account: str
+    account: str
+    """Slug of the account that owns it; empty for the hosted one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +138,10 @@ class LaunchRequest:
     nodes: Sequence[NodeLaunch]
     scheduler: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    image: str | None = None
+    """Container image of the nodes; None: the cloud account's own."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """The user's tags, for the cloud's bill."""
 
 
 @dataclass(frozen=True, slots=True)
