@@ -19,10 +19,10 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ropewalk.errors import BackendError
-from ropewalk.schemas.cloud_accounts import CheckReport
+from ropewalk.schemas.cloud_accounts import CheckReport, PreparePlan
 from ropewalk.schemas.clusters import NodeRole
 
 __all__ = [
@@ -30,6 +30,8 @@ __all__ = [
     "Backend",
     "Capabilities",
     "ClusterRef",
+    "Identifies",
+    "Identity",
     "LaunchRequest",
     "LaunchResult",
     "LogChunk",
@@ -38,6 +40,7 @@ __all__ = [
     "NodeShape",
     "Observation",
     "Place",
+    "Plans",
     "Resource",
     "Sighting",
 ]
@@ -66,6 +69,8 @@ class Capabilities:
     gpu: bool = False
     images: bool = False
     private_network: bool = False
+    direct: bool = True
+    """Clients can reach a scheduler at its contact address; if not, they go through the control plane's gateway."""
     names_nodes: bool = False
     """The cloud names nodes itself: a node calls itself by what follows the last ``/`` of its ``cloud_id``."""
 
@@ -259,4 +264,37 @@ class Backend(Protocol):
 
     async def close(self) -> None:
         """Free what the backend holds in this process. Nodes go on."""
+        ...
+
+
+# What only some backends can do; the server asks with ``isinstance`` and does without.
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who the credentials of a cloud account are, as the cloud itself says."""
+
+    owner: str
+    """Whose resources they reach: id of an AWS account; API server and namespace. Other owner, other resources."""
+    name: str
+    """Who they are there: an ARN; the name of a service account."""
+    warning: str | None = None
+    """What a careful person would change about them."""
+
+
+@runtime_checkable
+class Identifies(Protocol):
+    """A backend that can say who its credentials are."""
+
+    async def identity(self) -> Identity:
+        """Ask the cloud. FixItError: the credentials are not valid; says what is wrong, and names the field."""
+        ...
+
+
+@runtime_checkable
+class Plans(Protocol):
+    """A backend whose ``prepare`` makes things that people want to know of before, since some cost money."""
+
+    def plan(self) -> PreparePlan:
+        """Return what ``prepare`` would have made by its end, from settings and resources alone: no call."""
         ...

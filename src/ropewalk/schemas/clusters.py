@@ -238,6 +238,13 @@ class Connection(Schema):
     """What a client needs to connect: an address and a client certificate of this one cluster."""
 
     scheduler_address: str
+    direct: bool = Field(True, description="The scheduler's own address can be reached from where users are.")
+    gateway_address: str | None = Field(
+        None, description="Where the control plane passes TLS on to the scheduler; null: nowhere."
+    )
+    server_name: str | None = Field(
+        None, description="TLS server name (SNI) to ask for, at either address; the gateway routes by it."
+    )
     ca: str = Field(description="PEM")
     cert: str = Field(description="PEM")
     key: str = Field(description="PEM")

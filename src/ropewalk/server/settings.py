@@ -138,6 +138,44 @@ class Settings(BaseSettings):
         "the scheme and port of `public_url`. `localhost` is for browsers on the server's machine.",
     )
 
+    gateway_host: str = Field(
+        default_factory=lambda data: str(data.get("host")),
+        min_length=1,
+        description="Address that the gateway to clusters listens on.",
+    )
+    gateway_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port of the gateway, one for all clusters; 0 takes a free one; unset: 8786, or a free one if that "
+        "is taken.",
+    )
+    gateway_address: str | None = Field(
+        None,
+        description="`host:port` of the gateway as clients see it; unset: the host of `public_url` and the port that "
+        "was taken.",
+    )
+    gateway_idle_seconds: Positive = Field(
+        3600, description="Time without a byte either way after which the gateway ends a connection."
+    )
+    gateway_connections: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        5000, description="Connections that the gateway carries at the same time; further ones are refused."
+    )
+
+    @field_validator("gateway_address")
+    @classmethod
+    def _host_and_port(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(f"tls://{value}")
+        try:
+            complete = parts.hostname and parts.port and parts.netloc == value
+        except ValueError:
+            complete = False
+        if not complete or "@" in value:
+            raise ValueError("give host:port, for example dask.example.org:8786")
+        return value
+
     @field_validator("dashboard_domain")
     @classmethod
     def _domain(cls, value: str) -> str:
@@ -176,6 +214,14 @@ class Settings(BaseSettings):
         update: dict[str, Any] = {"port": port}
         if "public_url" not in self.model_fields_set:
             update["public_url"] = _url("http", self.host, port)
+        return self.model_copy(update=update)
+
+    def with_gateway(self, port: int) -> Settings:
+        """Return these settings with the port that the gateway really took; ``gateway_address`` follows it."""
+        update: dict[str, Any] = {"gateway_port": port}
+        if self.gateway_address is None:
+            host = urlsplit(self.public_url).hostname or "127.0.0.1"
+            update["gateway_address"] = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         return self.model_copy(update=update)
 
     def dashboard_origin(self, cluster_id: str) -> str | None:

@@ -68,6 +68,11 @@ class ClusterCertificates:
         return cls(str(stored["ca"]), {role: Pair(cert, key) for role, (cert, key) in pairs.items()})
 
 
+def server_name(cluster_id: str, role: str = "scheduler") -> str:
+    """Return the name in a certificate of a cluster: the gateway routes by it, and clients that check names find it."""
+    return f"{role}.{cluster_id}.ropewalk"
+
+
 def issue(cluster_id: str, now: datetime) -> ClusterCertificates:
     """Make an authority for one cluster, issue a certificate per role, and forget the authority's key."""
     ca_key = ec.generate_private_key(ec.SECP256R1())
@@ -93,8 +98,7 @@ def _issue_role(
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(sign_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage(usage), critical=False)
-        # The gateway routes by this name, and clients that check names find it.
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(f"{role}.{cluster_id}.ropewalk")]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(server_name(cluster_id, role))]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
         .sign(ca_key, hashes.SHA256())
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ropewalk.backends import wire
 from ropewalk.backends.port import Backend, NodeHandle
+from ropewalk.server.clusters.certificates import server_name
 
 CONNECT_SECONDS = 10.0
 
@@ -41,7 +42,7 @@ class Connector:
         self.address = address
         self.scheduler = scheduler
         self._backend = backend
-        self._server_name = f"scheduler.{scheduler.cluster}.ropewalk"
+        self._server_name = server_name(scheduler.cluster)
         self._context = tls_context(tls)
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -21,7 +21,7 @@ from ropewalk.schemas import common
 from ropewalk.schemas.clusters import ClusterSpec, NodeRole, NodeState, cores_of
 from ropewalk.server.cloud_accounts.service import resolve
 from ropewalk.server.clusters import limits, present, store
-from ropewalk.server.clusters.certificates import issue
+from ropewalk.server.clusters.certificates import issue, server_name
 from ropewalk.server.clusters.configurations import template
 from ropewalk.server.clusters.cost import cost, estimate
 from ropewalk.server.clusters.leases import LIVE
@@ -334,9 +334,22 @@ async def connection(context: Context, caller: AccountCaller, name: str) -> sche
             advice="Wait for the event cluster.ready; the cluster's events say what it is waiting for.",
             details={"state": row.state},
         )
+    direct = (await context.backends.get(row.cloud_account_id)).capabilities.direct
+    gateway = context.settings.gateway_address
+    if not direct and gateway is None:
+        raise ClusterError(
+            f"The scheduler of {row.name!r} can only be reached through this server's gateway, which is off.",
+            advice="Ask an operator to start the server with a gateway (settings gateway_port and gateway_address).",
+        )
     secret = await asyncio.to_thread(open_secret, context.vault, row)
-    pem = secret.certificates.for_role("client")
-    return schemas.Connection(scheduler_address=row.scheduler_address, versions=row.versions, **pem)
+    return schemas.Connection(
+        scheduler_address=row.scheduler_address,
+        direct=direct,
+        gateway_address=None if gateway is None else f"tls://{gateway}",
+        server_name=server_name(row.id),
+        versions=row.versions,
+        **secret.certificates.for_role("client"),
+    )
 
 
 async def events(
