@@ -42,6 +42,9 @@ def start(
     database_url: DatabaseUrl = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; default: 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0: any that is free; default: 8780.")] = None,
+    gateway_port: Annotated[
+        int | None, typer.Option(help="Port through which clients reach clusters; 0: any that is free; default: 8786.")
+    ] = None,
     public_url: Annotated[str | None, typer.Option(metavar="URL", help="Address that users see.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
     log_format: Annotated[str | None, typer.Option(help="text or json.")] = None,
@@ -55,6 +58,7 @@ def start(
         "database_url": database_url,
         "host": host,
         "port": port,
+        "gateway_port": gateway_port,
         "public_url": public_url,
         "log_level": log_level,
         "log_format": log_format,

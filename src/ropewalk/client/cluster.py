@@ -23,7 +23,7 @@ from tornado.ioloop import IOLoop
 from ropewalk.client import calls, config, options, progress
 from ropewalk.client import versions as version_check
 from ropewalk.client.adaptive import RemoteAdaptive, adaptive_range
-from ropewalk.client.connect import open_scheduler, security_of
+from ropewalk.client.connect import open_cluster, security_of
 from ropewalk.client.failure import read_log, start_error
 from ropewalk.client.http import AsyncApi
 from ropewalk.client.options import UNSET, Unset, WaitFor
@@ -331,11 +331,10 @@ class Cluster(DaskCluster):
 
     async def _bring_up(self) -> None:
         connection = await self._starter.connection()
-        self._progress.step(f"Connecting to {connection.scheduler_address}")
         version_check.report(connection.versions, self._versions)
         self.security = security_of(connection)
         patience = min(self._timeout, _connect_timeout())
-        self.scheduler_comm: rpc = await open_scheduler(connection.scheduler_address, self.security, patience)
+        self.scheduler_comm: rpc = await open_cluster(connection, self.security, patience, self._progress.step)
         checkpoint()
         await super()._start()
         checkpoint()

@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import socket
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, cast
 
@@ -17,20 +18,88 @@ from distributed.security import Security
 from ropewalk.errors import ClusterUnreachableError
 from ropewalk.schemas.clusters import Connection
 
-__all__ = ["diagnose", "open_scheduler", "security_of"]
+__all__ = ["diagnose", "open_cluster", "open_scheduler", "security_of"]
 
 HOP_SECONDS = 5.0
 """For one hop of a diagnosis. A TCP connection takes at most a second round the world; this allows two retries."""
 
 
+DIRECT_SECONDS = 5.0
+"""For the scheduler's own address, where there is another way: a firewall that drops packets never says so."""
+
+
+class ClusterSecurity(Security):
+    """TLS settings of a client of one cluster; they say which cluster is meant, so that a gateway can route."""
+
+    def __init__(self, server_name: str | None, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.server_name = server_name
+
+    def get_connection_args(self, role: str) -> dict[str, Any]:
+        """Return what Dask's connectors take, with the server name to ask for."""
+        arguments: dict[str, Any] = super().get_connection_args(role)
+        return arguments | {"server_hostname": self.server_name}
+
+
 def security_of(connection: Connection) -> Security:
     """Return the TLS settings of a client of that one cluster; the keys stay in memory."""
-    return Security(
+    return ClusterSecurity(
+        connection.server_name,
         require_encryption=True,
         tls_ca_file=connection.ca,
         tls_client_cert=connection.cert,
         tls_client_key=connection.key,
     )
+
+
+async def open_cluster(connection: Connection, security: Security, patience: float, say: Callable[[str], None]) -> rpc:
+    """Return a channel to a cluster's scheduler: at its own address where that can be, else through the gateway.
+
+    Args:
+        connection: What the server said.
+        security: Of :func:`security_of`.
+        patience: Seconds for the last way that is tried.
+        say: Told which way is tried.
+
+    Raises:
+        ClusterUnreachableError: says which hop failed, of each way.
+    """
+    gateway = connection.gateway_address
+    failure: ClusterUnreachableError | None = None
+    if connection.direct or gateway is None:
+        say(f"Connecting to {connection.scheduler_address}")
+        try:
+            limit = patience if gateway is None else min(patience, DIRECT_SECONDS)
+            return await open_scheduler(connection.scheduler_address, security, limit)
+        except ClusterUnreachableError as exc:
+            if gateway is None or exc.details["hop"] not in _OTHER_WAY_HELPS:
+                raise
+            failure = exc
+    say(f"Connecting through the gateway {gateway}")
+    try:
+        return await open_scheduler(str(gateway), security, patience)
+    except ClusterUnreachableError as exc:
+        raise _through_gateway(exc, failure) from exc
+
+
+_OTHER_WAY_HELPS = ("dns", "tcp")
+_ALERTS = {
+    "TLSV1_UNRECOGNIZED_NAME": "it knows no live cluster of that name: this one has ended, or is not ready yet",
+    "TLSV1_ALERT_INTERNAL_ERROR": "it cannot reach the scheduler behind it: the server's log says why",
+}
+
+
+def _through_gateway(exc: ClusterUnreachableError, direct: ClusterUnreachableError | None) -> ClusterUnreachableError:
+    """Return the error of a failed way through the gateway; the scheduler's own address may have failed before."""
+    alert = _ALERTS.get(str(exc.details.get("tls_reason")))
+    if alert is None:
+        message = exc.message.replace("The scheduler at", "The gateway at", 1)
+    else:
+        message = f"The gateway at {exc.details['address']} refused: {alert}."
+    if direct is not None:
+        message = f"{message} Its own address failed, too: {direct.message}"
+    hop = "gateway" if alert is None else "gateway-to-scheduler"
+    return ClusterUnreachableError(message, advice=exc.advice, details={**exc.details, "hop": hop})
 
 
 async def open_scheduler(address: str, security: Security, patience: float) -> rpc:
@@ -70,7 +139,8 @@ async def diagnose(address: str, arguments: dict[str, Any], failure: BaseExcepti
         return _tcp_error(exc, where, found, address)
     await _drop(writer)
     try:
-        await asyncio.wait_for(_tls(host, port, arguments["ssl_context"]), HOP_SECONDS)
+        name = arguments.get("server_hostname") or ""
+        await asyncio.wait_for(_tls(host, port, arguments["ssl_context"], name), HOP_SECONDS)
     except OSError as exc:
         return _tls_error(exc, where, address)
     try:
@@ -115,7 +185,9 @@ def _tls_error(exc: BaseException, where: str, address: str) -> ClusterUnreachab
     if isinstance(exc, ssl.SSLCertVerificationError):
         why = f"the certificate shown by {where} is not of this cluster ({exc.verify_message})"
         return _error("tls", why, _ADVICE["certificate"], address)
-    return _error("tls", f"{where} is there, but TLS with it failed ({_text(exc)})", _ADVICE["tls"], address)
+    error = _error("tls", f"{where} is there, but TLS with it failed ({_text(exc)})", _ADVICE["tls"], address)
+    error.details["tls_reason"] = getattr(exc, "reason", None)
+    return error
 
 
 def _is_private(address: str) -> bool:
@@ -134,8 +206,8 @@ async def _resolve(host: str, port: int) -> list[str]:
     return sorted({str(each[4][0]) for each in found})
 
 
-async def _tls(host: str, port: int, context: ssl.SSLContext) -> None:
-    _, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname="")
+async def _tls(host: str, port: int, context: ssl.SSLContext, name: str) -> None:
+    _, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname=name)
     await _drop(writer)
 
 

@@ -74,6 +74,21 @@ class Metrics:
             "ropewalk_clusters", "Live clusters that this server works on.", ("state",), registry=self.registry
         )
         self.orphans = Gauge("ropewalk_orphans", "Nodes in a cloud that no cluster knows.", registry=self.registry)
+        self.gateway_connections = Gauge(
+            "ropewalk_gateway_connections", "Connections that the gateway carries.", registry=self.registry
+        )
+        self.gateway_refused = Counter(
+            "ropewalk_gateway_refused",
+            "Connections that the gateway refused or ended, by reason.",
+            ("reason",),
+            registry=self.registry,
+        )
+        self.gateway_bytes = Counter(
+            "ropewalk_gateway_bytes",
+            "Bytes carried to (in) and from (out) clusters.",
+            ("direction",),
+            registry=self.registry,
+        )
         build = Gauge("ropewalk_build_info", "The version that runs.", ("version",), registry=self.registry)
         build.labels(__version__).set(1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import signal
 import socket
 import time
@@ -25,6 +26,7 @@ from ropewalk.server.cloud_accounts.report import reported
 from ropewalk.server.context import Context
 from ropewalk.server.datadir import announced, make_data_dir, only_server
 from ropewalk.server.db.engine import Database
+from ropewalk.server.gateway.passthrough import Gateway
 from ropewalk.server.gateway.sockets import MAX_MESSAGE
 from ropewalk.server.logs import configure_logs
 from ropewalk.server.settings import Settings
@@ -34,6 +36,9 @@ from ropewalk.server.wakeups import Wakeups
 DRAIN_SECONDS = 10
 """How long requests may take to end once the server is asked to stop; streams end at once."""
 BACKLOG = 2048
+GATEWAY_PORT = 8786
+"""Where people look for a Dask scheduler."""
+OPEN_FILES = 65_536
 _ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 
 log = structlog.get_logger(__name__)
@@ -69,15 +74,23 @@ def run(settings: Settings, *, migrate_now: bool = False, ready: Callable[[Setti
     """
     configure_logs(settings.log_level, settings.log_format)
     make_data_dir(settings)
+    _raise_open_files()
     with only_server(settings), _listening(settings) as listener:
         if settings.host in _ANY_ADDRESS and "public_url" not in settings.model_fields_set:
             log.warning("public_url.unset", hint="other machines cannot use it: set public_url to what users type")
         settings = settings.on_port(listener.getsockname()[1])
-        asyncio.run(_serve(settings, listener, migrate_now=migrate_now, ready=ready))
+        with _gateway_listening(settings) as gateway:
+            settings = settings.with_gateway(gateway.getsockname()[1])
+            asyncio.run(_serve(settings, listener, gateway, migrate_now=migrate_now, ready=ready))
 
 
 async def _serve(
-    settings: Settings, listener: socket.socket, *, migrate_now: bool, ready: Callable[[Settings], None]
+    settings: Settings,
+    listener: socket.socket,
+    gateway: socket.socket,
+    *,
+    migrate_now: bool,
+    ready: Callable[[Settings], None],
 ) -> None:
     began = time.monotonic()
     app = create_app(settings, migrate_now=migrate_now)
@@ -97,16 +110,36 @@ async def _serve(
 
         def started() -> None:
             stack.enter_context(announced(settings, datetime.now(UTC)))
-            log.info("server.ready", url=settings.public_url, seconds=round(time.monotonic() - began, 2))
+            log.info(
+                "server.ready",
+                url=settings.public_url,
+                gateway=settings.gateway_address,
+                seconds=round(time.monotonic() - began, 2),
+            )
             ready(settings)
 
         server = _Server(config, started)
         _stop_on_signals(server, app)
         log.info("server.starting", version=__version__, data_dir=str(settings.data_dir))
-        async with app.router.lifespan_context(app), reported(app.state.context):
+        async with (
+            app.router.lifespan_context(app),
+            reported(app.state.context),
+            _gateway(app.state.context, gateway),
+        ):
             await server.serve(sockets=[listener])
             log.info("server.stopping")
     log.info("server.stopped", hint="clusters keep running; the next start takes them over")
+
+
+@asynccontextmanager
+async def _gateway(context: Context, listener: socket.socket) -> AsyncIterator[None]:
+    """Carry clients to clusters for the time of the block."""
+    gateway = Gateway(context)
+    await gateway.start(listener)
+    try:
+        yield
+    finally:
+        await gateway.stop()
 
 
 def _stop_on_signals(server: uvicorn.Server, app: FastAPI) -> None:
@@ -134,14 +167,41 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
         listener.close()
 
 
-def _bind(host: str, port: int) -> socket.socket:
+@contextmanager
+def _gateway_listening(settings: Settings) -> Iterator[socket.socket]:
+    """Take the gateway's port: the one that was asked for, or else the usual one or any."""
+    if settings.gateway_port is not None:
+        listener = _bind(settings.gateway_host, settings.gateway_port, "gateway_")
+    else:
+        try:
+            listener = _bind(settings.gateway_host, GATEWAY_PORT, "gateway_")
+        except SettingsError as exc:
+            if exc.field != "gateway_port":
+                raise
+            listener = _bind(settings.gateway_host, 0, "gateway_")
+            log.warning("gateway.port_taken", port=GATEWAY_PORT, hint="set gateway_port to one that stays the same")
+    try:
+        yield listener
+    finally:
+        listener.close()
+
+
+def _raise_open_files() -> None:
+    """Use all the open files that the machine allows: each connection through the gateway takes two."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _bind(host: str, port: int, prefix: str = "") -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError):
         raise SettingsError(
             f"The host {host!r} is not an address of this machine.",
             advice="Use 127.0.0.1 for this machine only, or 0.0.0.0 for all its addresses.",
-            field="host",
+            field=f"{prefix}host",
         ) from None
     family, kind, protocol, _, address = found[0]
     listener = socket.socket(family, kind, protocol)
@@ -152,27 +212,27 @@ def _bind(host: str, port: int) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as exc:
         listener.close()
-        raise _not_bound(host, port, exc) from None
+        raise _not_bound(host, port, exc, prefix) from None
     return listener
 
 
-def _not_bound(host: str, port: int, exc: OSError) -> SettingsError:
+def _not_bound(host: str, port: int, exc: OSError, prefix: str) -> SettingsError:
+    field = f"{prefix}port"
+    flag = f"--{field.replace('_', '-')}"
     if isinstance(exc, PermissionError):
         return SettingsError(
             f"Port {port} may not be taken by this user: {exc.strerror}.",
-            advice="Use --port with a number above 1023.",
-            field="port",
+            advice=f"Use {flag} with a number above 1023.",
+            field=field,
         )
+    other = f"Use another one with {flag}, or {flag} 0 for any that is free."
     user = _port_user(port)
     if user is None:
         why = f"Port {port} of {host} cannot be taken: {exc.strerror}."
-        return SettingsError(why, advice=f"See who has it: ss -ltnp 'sport = :{port}'. {_OTHER_PORT}", field="port")
+        return SettingsError(why, advice=f"See who has it: ss -ltnp 'sport = :{port}'. {other}", field=field)
     return SettingsError(
-        f"Port {port} of {host} is in use already, by {user}.", advice=f"Stop that, or: {_OTHER_PORT}", field="port"
+        f"Port {port} of {host} is in use already, by {user}.", advice=f"Stop that, or: {other}", field=field
     )
-
-
-_OTHER_PORT = "Use another one with --port, or --port 0 for any that is free."
 
 
 def _port_user(port: int) -> str | None:
