@@ -1,0 +1,4 @@
+"""Clusters in a team's own AWS account: ECS tasks on Fargate, in a network of their own.
+
+Nothing here is imported until a cloud account of kind `aws` exists, and aiobotocore not before the first call.
+"""
