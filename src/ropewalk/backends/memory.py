@@ -414,10 +414,19 @@ class MemoryBackend:
                 advice=f"Ask for at most {most}.",
             )
 
-    def hourly_price(self, shape: NodeShape, *, spot: bool = False) -> tuple[float, str]:
+    def hourly_price(
+        self,
+        shape: NodeShape,
+        *,
+        spot: bool = False,
+        options: Mapping[str, Any] | None = None,  # noqa: ARG002 - the port's
+    ) -> tuple[float, str]:
         price = shape.cpu * self.cloud.core_hour_price + shape.memory / GIB * self.cloud.gib_hour_price
         # A third is what spot capacity costs in many regions; here it only has to differ.
         return (price / 3 if spot else price), "USD"
+
+    def price_note(self, *, spot: bool = False, options: Mapping[str, Any] | None = None) -> str | None:  # noqa: ARG002 - the port's
+        return "Spot prices are made up." if spot else None
 
     async def check(self) -> CheckReport:
         await self._call("check")

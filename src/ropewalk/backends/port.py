@@ -119,6 +119,11 @@ class NodeLaunch:
     config: Mapping[str, Any] = field(repr=False)
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
     spot: bool = False
+    """On capacity that the cloud may take back."""
+    spot_fallback: bool = False
+    """Where there is no such capacity: on demand instead."""
+    attempt: int = 1
+    """How many times the caller has asked for it, this time included. From 2 on, it may exist already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +141,7 @@ class LaunchRequest:
     """Nodes of one cluster to launch together.
 
     ``scheduler`` is None when the scheduler is itself in the batch, which needs the capability
-    ``scheduler_address_first``; otherwise its contact address.
+    ``scheduler_address_first``; otherwise the address at which nodes of the same cloud reach it.
     """
 
     cluster: ClusterRef
@@ -158,6 +163,10 @@ class LaunchResult:
     address: str | None = None
     """Contact address of a scheduler (``tls://host:port``), if it is known already."""
     error: BackendError | None = None
+    spot: bool | None = None
+    """Whether it runs on spot capacity; None: as was asked."""
+    note: str | None = None
+    """What is worth telling about a launch that succeeded, as a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +182,8 @@ class Sighting:
     """Of a node that is gone: exit status, or minus the signal that ended it. None: nobody knows."""
     reason: str | None = None
     """Why it is gone, waits or is unknown, as a sentence with advice."""
+    internal: str | None = None
+    """Where nodes of the same cloud reach it; None: at ``address``, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,8 +226,14 @@ class Backend(Protocol):
         """Raise FixItError, naming the field, if such a node cannot run here. Pure: no call to the cloud."""
         ...
 
-    def hourly_price(self, shape: NodeShape, *, spot: bool = False) -> tuple[float, str]:
-        """Return price per hour and ISO 4217 currency of a running node."""
+    def hourly_price(
+        self, shape: NodeShape, *, spot: bool = False, options: Mapping[str, Any] | None = None
+    ) -> tuple[float, str]:
+        """Return price per hour and ISO 4217 currency of a running node; *options* as in :class:`LaunchRequest`."""
+        ...
+
+    def price_note(self, *, spot: bool = False, options: Mapping[str, Any] | None = None) -> str | None:
+        """Return what is to be known about these prices, as a sentence: their source and date, what they leave out."""
         ...
 
     async def check(self) -> CheckReport:

@@ -134,10 +134,20 @@ class LocalBackend:
                 advice=f"Ask for at most {format_bytes(self._memory)}.",
             )
 
-    def hourly_price(self, shape: NodeShape, *, spot: bool = False) -> tuple[float, str]:  # noqa: ARG002 - the port's
+    def hourly_price(
+        self,
+        shape: NodeShape,
+        *,
+        spot: bool = False,  # noqa: ARG002 - the port's
+        options: Mapping[str, Any] | None = None,  # noqa: ARG002 - the port's
+    ) -> tuple[float, str]:
         settings = self._settings
         price = shape.cpu * settings.core_hour_price + shape.memory / GIB * settings.gib_hour_price
         return price, settings.currency
+
+    def price_note(self, *, spot: bool = False, options: Mapping[str, Any] | None = None) -> str | None:  # noqa: ARG002 - the port's
+        """Return nothing: the operator chose the rates."""
+        return None
 
     async def check(self) -> CheckReport:
         return await asyncio.to_thread(machine.check, self._root, self._settings.listen_host, self._guard)
