@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr, computed_field
 
+from ropewalk.schemas.aws import AwsCredentials, AwsSettings
 from ropewalk.schemas.common import Schema
+from ropewalk.schemas.kubernetes import KubernetesSettings
 
 
 class CloudKind(StrEnum):
@@ -45,15 +47,128 @@ class CheckReport(Schema):
         return all(item.status is not CheckStatus.FAILED for item in self.items)
 
 
+class CloudState(StrEnum):
+    """How far a cloud account is."""
+
+    NEW = "new"
+    """Set, but not prepared: no cluster can run there."""
+    PREPARING = "preparing"
+    READY = "ready"
+    ATTENTION = "attention"
+    """It does not go on by itself: `reason` says what a person must do."""
+    TEARING_DOWN = "tearing_down"
+    REMOVED = "removed"
+    """Torn down; `prepare` makes everything anew."""
+
+
+class CloudIdentity(Schema):
+    """Who the stored credentials are, as the cloud said when they were set."""
+
+    owner: str = Field(description="Id of the AWS account; address and namespace of Kubernetes.")
+    name: str = Field(description="ARN of the user or role; name of the service account.")
+    warning: str | None = None
+
+
+class CloudResource(Schema):
+    """One thing in the cloud that `prepare` made or was given."""
+
+    kind: str
+    id: str
+    details: dict[str, Any] = Field(default_factory=dict)
+
+
+class PlannedResource(Schema):
+    """One thing that `prepare` makes, unless it is there."""
+
+    kind: str
+    what: str = Field(description="For a person: how many, where, what for.")
+    monthly_cost: float = Field(0.0, description="Price of having it for 730 hours, whether or not a cluster runs.")
+
+
+class PreparePlan(Schema):
+    """What a cloud account consists of once it is prepared, and what that costs while no cluster runs."""
+
+    resources: list[PlannedResource]
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
+    notes: list[str] = Field(default_factory=list, description="Where prices come from, what they leave out.")
+
+    @computed_field(description="What all of it costs a month.")  # type: ignore[prop-decorator] # pydantic's documented use
+    @property
+    def monthly_cost(self) -> float:
+        return round(sum(resource.monthly_cost for resource in self.resources), 2)
+
+
 class CloudAccount(Schema):
     """A cloud account without its credentials, which no API returns."""
 
     kind: CloudKind
     backend: str = Field(description="The code that drives it: local, aws or kubernetes.")
+    id: str | None = Field(None, description="Part of the names and tags of everything that belongs to it.")
     settings: dict[str, Any]
     has_credentials: bool
+    state: CloudState = CloudState.READY
+    reason: str | None = Field(None, description="Why it needs attention, or what is being tried again.")
+    identity: CloudIdentity | None = None
+    external_id: str | None = Field(
+        None, description="Made by Ropewalk: what the trust policy of a role for this account must ask for."
+    )
+    resources: list[CloudResource] = Field(default_factory=list)
+    monthly_cost: float = Field(0.0, description="Of the resources, in USD, whether or not a cluster runs.")
+    notes: list[str] = Field(default_factory=list, description="What a person should know about the settings.")
+    others: list[FormerCloudAccount] = Field(
+        default_factory=list, description="Former cloud accounts of the account that still hold something."
+    )
     last_check: CheckReport | None
+    last_event: int = Field(0, description="Its newest event; pass it as `after` to see only what follows.")
     updated_at: datetime
+
+
+class FormerCloudAccount(Schema):
+    """A cloud account where no new clusters start any more; what it holds is still looked after."""
+
+    id: str
+    kind: CloudKind
+    owner: str | None = Field(None, description="As in its identity.")
+    resources: int = Field(description="How many resources it still owns.")
+    clusters: list[str] = Field(description="Names of the clusters that still run there.")
+
+
+class SetHosted(Schema):
+    """Run new clusters on the operator's hosted cloud account."""
+
+    kind: Literal["hosted"]
+
+
+class SetAws(Schema):
+    """Run new clusters in an AWS account. What is left out stays as it is."""
+
+    kind: Literal["aws"]
+    settings: AwsSettings = Field(default_factory=AwsSettings)
+    credentials: AwsCredentials | None = Field(None, description="Null: those that are stored.")
+    session_token: SecretStr | None = Field(None, description="Refused with an explanation: keys must be long-lived.")
+
+
+class SetKubernetes(Schema):
+    """Run new clusters in a namespace of Kubernetes. What is left out stays as it is."""
+
+    kind: Literal["kubernetes"]
+    settings: KubernetesSettings = Field(
+        default_factory=KubernetesSettings, description="`context` and `namespace` choose from the kubeconfig."
+    )
+    kubeconfig: SecretStr | None = Field(
+        None, max_length=2**18, description="YAML; of it only one context is kept. Null: what is stored."
+    )
+
+
+CloudAccountSet = Annotated[SetHosted | SetAws | SetKubernetes, Field(discriminator="kind")]
+
+
+class PrepareRequest(Schema):
+    """Consent to what `prepare` costs."""
+
+    accept_monthly_cost: float = Field(
+        0.0, ge=0, description="The plan's monthly cost that was shown to whoever asks; more is refused."
+    )
 
 
 Price = Annotated[float, Field(ge=0, le=10_000)]

@@ -176,6 +176,26 @@ class Settings(BaseSettings):
             raise ValueError("give host:port, for example dask.example.org:8786")
         return value
 
+    aws_endpoint_url: str | None = Field(
+        None,
+        description="Where AWS's APIs are asked instead of at AWS's own addresses: an emulator, a VPC endpoint. It "
+        "holds for all cloud accounts; no team can set it.",
+    )
+    kubernetes_in_web: bool = Field(
+        False,
+        description="Offer Kubernetes in the web pages; by command line and API it is always there.",
+    )
+    kubernetes_allow_insecure: bool = Field(
+        False,
+        description="Accept kubeconfigs that use plain HTTP or do not verify the API server's certificate: their keys "
+        "can be read on the way.",
+    )
+
+    @field_validator("aws_endpoint_url")
+    @classmethod
+    def _endpoint(cls, value: str | None) -> str | None:
+        return None if value is None else cls._web_address(value)
+
     @field_validator("dashboard_domain")
     @classmethod
     def _domain(cls, value: str) -> str:
