@@ -204,11 +204,17 @@ class LogChunk:
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One thing that ``prepare`` made or found, to be stored before the next step."""
+    """One thing that ``prepare`` made or found, to be stored before the next step.
+
+    In ``details``, ``owned`` is False for what was brought along, which is never changed or removed; ``note`` says what
+    a person should know about it, as a sentence.
+    """
 
     kind: str
     id: str
     details: Mapping[str, Any] = field(default_factory=dict)
+    gone: bool = False
+    """It is no more, or belongs to the cloud account no more: what is stored about it has to be forgotten."""
 
 
 class Backend(Protocol):
