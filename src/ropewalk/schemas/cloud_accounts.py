@@ -33,6 +33,7 @@ class CheckItem(Schema):
     status: CheckStatus
     message: str = Field(description="What was found, and what breaks without it.")
     advice: str | None = None
+    details: dict[str, Any] = Field(default_factory=dict, description="Facts for programs: action, identity, quota.")
 
 
 class CheckReport(Schema):
@@ -40,6 +41,9 @@ class CheckReport(Schema):
 
     checked_at: datetime
     items: list[CheckItem]
+    policy: dict[str, Any] | None = Field(
+        None, description="IAM policy with just the statements that are missing; null: none is, or not AWS."
+    )
 
     @property
     def ok(self) -> bool:
