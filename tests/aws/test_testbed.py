@@ -1,0 +1,86 @@
+"""The double of AWS is as strict as AWS where our code relies on it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import botocore.session
+import pytest
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from ropewalk.schemas.aws import AwsCredentials
+from tests.support.ministack import REGION, Double
+
+
+def client(aws: Double, credentials: AwsCredentials, service: str) -> Any:
+    return botocore.session.get_session().create_client(
+        service,
+        region_name=REGION,
+        endpoint_url=aws.endpoint,
+        aws_access_key_id=credentials.access_key_id,
+        aws_secret_access_key=credentials.secret_access_key.get_secret_value(),
+        config=Config(retries={"max_attempts": 0}),
+    )
+
+
+def code(caught: pytest.ExceptionInfo[ClientError]) -> str:
+    return str(caught.value.response["Error"]["Code"])
+
+
+class TestPolicies:
+    def test_an_action_that_the_policy_lacks_is_denied_with_its_name(self, aws: Double) -> None:
+        ecs = client(aws, aws.make_user(["ecs:ListClusters"]), "ecs")
+        assert ecs.list_clusters()["clusterArns"] == []
+        with pytest.raises(ClientError, match="ecs:CreateCluster") as caught:
+            ecs.create_cluster(clusterName="x")
+        assert code(caught) == "AccessDeniedException"
+
+    def test_a_wrong_secret_is_refused(self, aws: Double) -> None:
+        key = aws.make_user()
+        wrong = AwsCredentials.model_validate({"access_key_id": key.access_key_id, "secret_access_key": "x" * 40})
+        with pytest.raises(ClientError) as caught:
+            client(aws, wrong, "sts").get_caller_identity()
+        assert code(caught) == "SignatureDoesNotMatch"
+
+    def test_a_deleted_key_is_refused(self, aws: Double) -> None:
+        key = aws.make_user()
+        sts = client(aws, key, "sts")
+        assert sts.get_caller_identity()["Arn"].endswith(":user/ropewalk")
+        aws.revoke(key)
+        with pytest.raises(ClientError) as caught:
+            sts.get_caller_identity()
+        assert code(caught) == "InvalidClientTokenId"
+
+
+class TestFaults:
+    def test_an_injected_error_hits_once_and_has_no_effect(self, aws: Double) -> None:
+        ecs = aws.client("ecs")
+        aws.inject("ecs:CreateCluster", code="ServerException", status=500)
+        with pytest.raises(ClientError) as caught:
+            ecs.create_cluster(clusterName="x")
+        assert code(caught) == "ServerException"
+        assert ecs.list_clusters()["clusterArns"] == []
+        ecs.create_cluster(clusterName="x")
+        assert len(ecs.list_clusters()["clusterArns"]) == 1
+        assert aws.outcomes()[0] == ("ecs:CreateCluster", "error")
+
+    def test_a_lost_answer_took_effect_and_looks_like_a_broken_connection(self, aws: Double) -> None:
+        aws.inject("ec2:CreateVpc", "lost")
+        with pytest.raises(BotoCoreError):
+            aws.client("ec2").create_vpc(CidrBlock="10.9.0.0/16")
+        assert "10.9.0.0/16" in {vpc["CidrBlock"] for vpc in aws.client("ec2").describe_vpcs()["Vpcs"]}
+
+    def test_a_delay_delays(self, aws: Double) -> None:
+        aws.inject("sts:GetCallerIdentity", "delay", seconds=0.2)
+        begun = time.monotonic()
+        aws.client("sts").get_caller_identity()
+        assert time.monotonic() - begun >= 0.2
+
+    def test_calls_are_counted_by_action(self, aws: Double) -> None:
+        for _ in range(3):
+            aws.client("ecs").list_clusters()
+        assert aws.calls() == {"ecs:ListClusters": 3}
+        aws.count_anew()
+        assert aws.calls() == {}

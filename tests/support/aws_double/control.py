@@ -1,0 +1,122 @@
+"""What tests set and read: settings, faults to inject, counts. ``/_double/…`` over HTTP, JSON in and out.
+
+==========================  ===========================================================================================
+``POST /_double/reset``     forget everything: resources, faults, counts; settings as at the start
+``POST /_double/settings``  change some of :data:`DEFAULTS`; answers all
+``POST /_double/faults``    inject: see :class:`Fault`; answers ``{"id": …}``
+``GET /_double/faults``     how often each was used
+``DELETE /_double/faults``  inject no more
+``GET /_double/calls``      ``{"count": {"ecs:RunTask": 3}, "log": [[seconds, action, outcome, key id], …]}``
+``DELETE /_double/calls``   count anew
+``POST /_double/tasks``     end a task from outside: ``task``, ``stopCode``, ``stoppedReason``, ``exitCode``
+==========================  ===========================================================================================
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+DEFAULTS: Mapping[str, Any] = {
+    "throttle": True,  # enforce the documented rate limits
+    "latency": 0.0,  # seconds that every call takes
+    "network_visible_after": 0.0,  # seconds until a new VPC, subnet… is known to other calls
+    "role_visible_after": 0.0,  # seconds until a new role may be passed (AWS: up to half a minute)
+    "task_visible_after": 0.0,  # seconds until a new task is listed and described
+    "nat_available_after": 0.2,  # seconds that a NAT gateway is pending (AWS: a minute or two)
+    "task_attached_after": 0.0,  # seconds until a task has its network interface (AWS: about 10)
+    "task_running_after": 0.0,  # seconds until a task runs (AWS: 20 to 60); only where tasks are not containers
+    "task_stopped_after": 0.0,  # seconds from StopTask to the end; only where tasks are not containers
+    "capacity": None,  # tasks that may run at a time; more are failures[] with Fargate's capacity reason
+    "vcpu_quota": None,  # vCPUs that may run at a time; more are refused as Fargate's quota does
+    "service_linked_role": True,  # False: ECS works only once the role AWSServiceRoleForECS exists
+}
+
+
+@dataclass
+class Fault:
+    """Something to go wrong in calls of ``action`` (``ecs:RunTask``, ``ec2:*``), ``times`` times after ``skip`` calls.
+
+    ``kind``: ``error`` (refused, without effect), ``error_after`` (the same answer, but it took effect), ``lost`` (took
+    effect, the connection breaks without an answer), ``broken`` (no effect and no answer), ``delay`` (the answer comes
+    ``seconds`` later), ``hang`` (took effect, the answer never comes).
+    """
+
+    id: int
+    action: str
+    kind: str
+    code: str = "InternalError"
+    status: int = 500
+    message: str = "injected by a test"
+    seconds: float = 0.0
+    skip: int = 0
+    times: int | None = 1
+    key: str | None = None
+    used: int = 0
+
+    def applies(self, action: str, key: str) -> bool:
+        """Tell whether this call is hit; counts it."""
+        if not fnmatch.fnmatchcase(action, self.action) or self.key not in {None, key}:
+            return False
+        if self.skip > 0:
+            self.skip -= 1
+            return False
+        if self.times is not None and self.used >= self.times:
+            return False
+        self.used += 1
+        return True
+
+
+@dataclass
+class Control:
+    """The state of the double, one for the process."""
+
+    settings: dict[str, Any] = field(default_factory=lambda: dict(DEFAULTS))
+    faults: list[Fault] = field(default_factory=list)
+    count: Counter[str] = field(default_factory=Counter)
+    log: list[tuple[float, str, str, str]] = field(default_factory=list)
+    born: dict[str, float] = field(default_factory=dict)
+    """When what is not visible at once was made: id or ARN to monotonic seconds."""
+
+    def reset(self) -> None:
+        """As at the start."""
+        self.settings = dict(DEFAULTS)
+        self.faults = []
+        self.count = Counter()
+        self.log = []
+        self.born = {}
+
+    def change(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Change settings; unknown ones are a mistake of the test."""
+        unknown = set(settings) - set(DEFAULTS)
+        if unknown:
+            raise ValueError(f"no such settings: {', '.join(sorted(unknown))}")
+        self.settings.update(settings)
+        return self.settings
+
+    def inject(self, wanted: Mapping[str, Any]) -> Fault:
+        """Add a fault."""
+        fault = Fault(id=len(self.faults), **wanted)
+        self.faults.append(fault)
+        return fault
+
+    def fault(self, action: str, key: str) -> Fault | None:
+        """Return the fault that hits this call, if one does."""
+        return next((fault for fault in self.faults if fault.applies(action, key)), None)
+
+    def note(self, action: str, outcome: str, key: str) -> None:
+        """Count a call and what became of it: ``ok``, ``throttled``, an error code, or the kind of a fault."""
+        self.count[action] += 1
+        self.log.append((time.monotonic(), action, outcome, key))
+
+    def visible(self, name: str, setting: str) -> bool:
+        """Tell whether something is old enough to be seen."""
+        born = self.born.get(name)
+        return born is None or time.monotonic() - born >= float(self.settings[setting])
+
+
+control = Control()

@@ -1,0 +1,268 @@
+"""The double of AWS, seen from a test: start it, make users of it, inject faults, read what was called.
+
+``python -m tests.support.ministack`` makes the virtual environment that it runs in (once; ``scripts/test`` does).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import botocore.session
+from botocore.config import Config
+
+from ropewalk.schemas.aws import AwsCredentials
+
+ROOT = Path(__file__).resolve().parents[2]
+CACHE = ROOT / ".cache"
+REQUIREMENTS = Path(__file__).parent / "aws_double" / "requirements.txt"
+
+ACCOUNT = "111122223333"
+OTHER_ACCOUNT = "444455556666"
+REGION = "eu-central-1"
+
+
+class NoDoubleError(Exception):
+    """The double cannot be had here; says why."""
+
+
+@dataclass
+class Double:
+    """A running double of AWS."""
+
+    endpoint: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    subnet: str | None = None
+    """Addresses of tasks, where they are containers; the test can reach them."""
+    _clients: dict[tuple[str, str, str], Any] = field(default_factory=dict)
+
+    def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """Talk to ``/_double/…`` (``aws_double/control.py``)."""
+        request = urllib.request.Request(
+            f"{self.endpoint}/_double/{path}", json.dumps(body or {}).encode(), method=method
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as exc:
+            with exc:
+                raise AssertionError(f"the double refused {method} {path}: {exc.read().decode()}") from None
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.ask("POST", "reset")
+
+    def set(self, **settings: Any) -> None:
+        """Change settings: ``aws_double/control.py`` lists them."""
+        self.ask("POST", "settings", settings)
+
+    def inject(self, action: str, kind: str = "error", **facts: Any) -> None:
+        """Inject a fault into calls of *action* (``ecs:RunTask``, ``ec2:*``): see ``Fault`` in ``control.py``."""
+        self.ask("POST", "faults", {"action": action, "kind": kind, **facts})
+
+    def heal(self) -> None:
+        """Inject no more faults."""
+        self.ask("DELETE", "faults")
+
+    def faults(self) -> list[dict[str, Any]]:
+        """Return the injected faults; ``used`` says how often each hit."""
+        found: list[dict[str, Any]] = self.ask("GET", "faults")
+        return found
+
+    def calls(self) -> dict[str, int]:
+        """Return how often each action was called since the last :meth:`count_anew`."""
+        count: dict[str, int] = self.ask("GET", "calls")["count"]
+        return count
+
+    def outcomes(self) -> list[tuple[str, str]]:
+        """Return action and outcome (``ok``, ``throttled``, an error code, the kind of a fault) of each call."""
+        return [(action, outcome) for _, action, outcome, _ in self.ask("GET", "calls")["log"]]
+
+    def count_anew(self) -> None:
+        """Forget the calls so far."""
+        self.ask("DELETE", "calls")
+
+    def end_task(self, task: str, **facts: Any) -> None:
+        """End a task from outside: ``stopCode``, ``stoppedReason``, ``exitCode``."""
+        self.ask("POST", "tasks", {"task": task, **facts})
+
+    def client(self, service: str, region: str = REGION, account: str = ACCOUNT) -> Any:
+        """Return a botocore client with all rights in an account, for a test's own look at it."""
+        key = (service, region, account)
+        if key not in self._clients:
+            self._clients[key] = botocore.session.get_session().create_client(
+                service,
+                region_name=region,
+                endpoint_url=self.endpoint,
+                aws_access_key_id=account,
+                aws_secret_access_key="any",
+                config=Config(retries={"max_attempts": 0}),
+            )
+        return self._clients[key]
+
+    def make_user(
+        self, policy: Mapping[str, Any] | Sequence[str] | None = None, name: str = "ropewalk", account: str = ACCOUNT
+    ) -> AwsCredentials:
+        """Make a user with a long-lived key. *policy*: a document, a list of actions, or None for all rights."""
+        iam = self.client("iam", "us-east-1", account)
+        iam.create_user(UserName=name)
+        self.set_policy(policy, name, account)
+        key = iam.create_access_key(UserName=name)["AccessKey"]
+        return AwsCredentials(access_key_id=key["AccessKeyId"], secret_access_key=key["SecretAccessKey"])
+
+    def set_policy(
+        self, policy: Mapping[str, Any] | Sequence[str] | None, name: str = "ropewalk", account: str = ACCOUNT
+    ) -> None:
+        """Give a user other rights, at once."""
+        actions = ["*"] if policy is None else policy
+        if not isinstance(actions, Mapping):
+            statement = {"Effect": "Allow", "Action": list(actions), "Resource": "*"}
+            actions = {"Version": "2012-10-17", "Statement": [statement]}
+        iam = self.client("iam", "us-east-1", account)
+        iam.put_user_policy(UserName=name, PolicyName="rights", PolicyDocument=json.dumps(actions))
+
+    def revoke(self, credentials: AwsCredentials, name: str = "ropewalk", account: str = ACCOUNT) -> None:
+        """Delete a key, as a person in the console would."""
+        iam = self.client("iam", "us-east-1", account)
+        iam.delete_access_key(UserName=name, AccessKeyId=credentials.access_key_id)
+
+    def new_key(self, name: str = "ropewalk", account: str = ACCOUNT) -> AwsCredentials:
+        """Make another key of a user."""
+        key = self.client("iam", "us-east-1", account).create_access_key(UserName=name)["AccessKey"]
+        return AwsCredentials(access_key_id=key["AccessKeyId"], secret_access_key=key["SecretAccessKey"])
+
+    def close(self) -> None:
+        """End it."""
+        for client in self._clients.values():
+            client.close()
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def find_uv() -> str:
+    """Return uv: of the caller, of ``PATH``, or the one that ``scripts/lib.sh`` fetched."""
+    found = [os.environ.get("UV"), shutil.which("uv"), *sorted(map(str, CACHE.glob("uv-*/bin/uv")))]
+    for uv in found:
+        if uv and Path(uv).exists():
+            return uv
+    raise NoDoubleError("uv is needed to install ministack, and was not found; run scripts/test once")
+
+
+def python() -> Path:
+    """Return the Python of the double, making its virtual environment if there is none for these requirements."""
+    digest = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]
+    home = CACHE / f"aws-double-{digest}"
+    if (home / "ready").exists():
+        return home / "bin" / "python"
+    CACHE.mkdir(exist_ok=True)
+    with (CACHE / "aws-double.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (home / "ready").exists():
+            _install(home)
+    return home / "bin" / "python"
+
+
+def _install(home: Path) -> None:
+    uv = find_uv()
+    shutil.rmtree(home, ignore_errors=True)
+    interpreter = str(home / "bin" / "python")
+    for command in (
+        [uv, "venv", "--quiet", "--python", sys.executable, str(home)],
+        [uv, "pip", "install", "--quiet", "--python", interpreter, "--require-hashes", "-r", str(REQUIREMENTS)],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise NoDoubleError(f"ministack could not be installed: {done.stderr.strip()[-500:]}")
+    (home / "ready").touch()
+
+
+def free_port() -> int:
+    """Return a port of loopback that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start(folder: Path, *, docker: str | None = None, gateway: str | None = None, **environ: str) -> Double:
+    """Start a double whose files are in *folder*; *docker*: socket of the engine that runs its tasks as containers."""
+    port = free_port()
+    binds = [f"127.0.0.1:{port}", *([f"{gateway}:{port}"] if gateway else [])]
+    log = folder / "aws-double.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [str(python()), "-m", "tests.support.aws_double", *binds],
+            cwd=ROOT,
+            env=_environ(folder, port, docker) | environ,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    double = Double(f"http://127.0.0.1:{port}", process, log)
+    _wait(double)
+    return double
+
+
+def _environ(folder: Path, port: int, docker: str | None) -> dict[str, str]:
+    return {
+        "PATH": os.environ.get("PATH", ""),
+        "TMPDIR": str(folder),
+        "HOME": str(folder),
+        "S3_DATA_DIR": str(folder / "s3"),
+        "PYTHONPATH": str(ROOT),
+        "AUTH": "true",
+        "GATEWAY_PORT": str(port),
+        "MINISTACK_HOST": "127.0.0.1",
+        "SFTP_ENABLED": "0",
+        "IOT_MTLS_ENABLED": "0",
+        "LOG_LEVEL": "WARNING",
+        "DOCKER_HOST": f"unix://{docker}" if docker else "unix:///nonexistent",
+    }
+
+
+def _wait(double: Double) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            double.calls()
+        except (OSError, urllib.error.URLError):
+            if double.process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.05)
+                continue
+            double.close()
+            raise NoDoubleError(f"the double of AWS did not start: {double.log.read_text()[-2000:]}") from None
+        return
+
+
+@contextlib.contextmanager
+def running(folder: Path, **options: Any) -> Iterator[Double]:
+    """Run a double for a while."""
+    double = start(folder, **options)
+    try:
+        yield double
+    finally:
+        double.close()
+
+
+if __name__ == "__main__":
+    print(python())  # noqa: T201 - a program that prints
