@@ -131,7 +131,7 @@ def settings(tmp_path: Path, database_url: str) -> Settings:
 async def context(settings: Settings, database: Database, vault: Vault, clock: FakeClock) -> AsyncIterator[Context]:
     """What services take, without the web application around it."""
     backends = Backends()
-    backends.bind(database, settings.data_dir)
+    backends.bind(database, settings, vault)
     yield Context(settings, database, vault, clock, backends, Wakeups(database))
     await backends.close()
 

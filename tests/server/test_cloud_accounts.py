@@ -15,6 +15,7 @@ from ropewalk.backends.memory import MemoryBackend, MemoryCloud
 from ropewalk.errors import FixItError, InternalError, NotFoundError, SecretsError, TryAgainError
 from ropewalk.server.cloud_accounts import rotation, service
 from ropewalk.server.cloud_accounts.registry import Backends
+from ropewalk.server.cloud_accounts.stored import credentials, set_credentials
 from ropewalk.server.context import Context
 from ropewalk.server.db.engine import Database
 from ropewalk.server.db.models import Account, Base, CloudAccount, Cluster, Installation, new_id
@@ -155,10 +156,10 @@ async def test_a_check_that_hangs_is_reported_after_its_time(
 
 async def test_a_kind_without_a_backend_says_so_in_its_check(api: Api) -> None:
     ada = await api.person("ada")
-    await own_cloud_account(api.context, "ada")
+    await own_cloud_account(api.context, "ada", backend="abacus")
     report = (await ada.client.post("/api/v1/accounts/ada/cloud-account/check")).json()
     assert report["items"][0]["status"] == "failed"
-    assert "no backend 'aws'" in report["items"][0]["message"]
+    assert "no backend 'abacus'" in report["items"][0]["message"]
 
 
 # Credentials
@@ -170,22 +171,22 @@ async def test_credentials_are_encrypted_for_their_row_and_never_shown(api: Api)
     secret = {"access_key_id": "AKIA", "secret_access_key": "canary/ü"}
     async with api.context.db.transaction() as session:
         stored = await session.get_one(CloudAccount, row.id)
-        service.set_credentials(api.context.vault, stored, secret, api.context.clock.now())
+        set_credentials(api.context.vault, stored, secret, api.context.clock.now())
     async with api.context.db.read() as session:
         stored = await session.get_one(CloudAccount, row.id)
     assert stored.credentials is not None
     assert b"canary" not in stored.credentials
-    assert service.credentials(api.context.vault, stored) == secret
+    assert credentials(api.context.vault, stored) == secret
     shown = await ada.client.get("/api/v1/accounts/ada/cloud-account")
     assert shown.json()["has_credentials"]
     assert "canary" not in shown.text
     stored.id = "ca-other"
     with pytest.raises(SecretsError):
-        service.credentials(api.context.vault, stored)
+        credentials(api.context.vault, stored)
 
 
 async def test_no_credentials_are_none(context: Context) -> None:
-    assert service.credentials(context.vault, await own_cloud_account(context)) is None
+    assert credentials(context.vault, await own_cloud_account(context)) is None
 
 
 async def test_credentials_that_are_no_map_are_refused(context: Context) -> None:
@@ -193,7 +194,7 @@ async def test_credentials_that_are_no_map_are_refused(context: Context) -> None
     place = {"table": "cloud_accounts", "row": row.id, "field": "credentials"}
     row.credentials = context.vault.encrypt(json.dumps(["a"]).encode(), **place)
     with pytest.raises(SecretsError, match="not what was stored"):
-        service.credentials(context.vault, row)
+        credentials(context.vault, row)
 
 
 # Rotation
@@ -206,7 +207,7 @@ def ciphers(context: Context, vault: Vault) -> list[Base]:
     cloud_account = CloudAccount(
         id="ca-1", kind="aws", backend="aws", settings={}, infrastructure={}, created_at=now, updated_at=now
     )
-    service.set_credentials(vault, cloud_account, {"key": "value"}, now)
+    set_credentials(vault, cloud_account, {"key": "value"}, now)
     check = vault.encrypt(b"ropewalk", table="installation", row="i-1", field="key_check")
     return [account, cloud_account, Installation(id="i-1", created_at=now, key_check=check)]
 
@@ -236,7 +237,7 @@ async def test_rotation_encrypts_everything_anew_and_the_old_key_can_go(context:
     async with context.db.read() as session:
         row = await session.get_one(CloudAccount, "ca-1")
         installation = await session.get_one(Installation, "i-1")
-    assert service.credentials(only_new, row) == {"key": "value"}
+    assert credentials(only_new, row) == {"key": "value"}
     assert row.updated_at == updated_at, "the settings are the same"
     place = {"table": "installation", "row": "i-1", "field": "key_check"}
     assert only_new.decrypt(installation.key_check, **place) == b"ropewalk"
@@ -250,7 +251,7 @@ async def test_rotation_goes_through_many_rows_in_batches(context: Context, monk
         async with context.db.transaction() as session:
             stored = await session.get_one(CloudAccount, row.id)
             if i % 2:
-                service.set_credentials(Vault([old]), stored, {"n": i}, context.clock.now())
+                set_credentials(Vault([old]), stored, {"n": i}, context.clock.now())
     assert await rotation.rotate(context.db, Vault([new, old])) == 5
 
 
@@ -282,7 +283,7 @@ async def test_clusters_can_be_read_after_a_rotation(api: Api) -> None:
 @pytest.fixture
 def registry(database: Database, context: Context) -> Backends:
     made = Backends()
-    made.bind(database, context.settings.data_dir)
+    made.bind(database, context.settings, context.vault)
     return made
 
 
@@ -320,15 +321,15 @@ async def test_two_changes_within_one_tick_of_the_clock_both_count(api: Api) -> 
 async def test_an_unknown_cloud_account_or_backend_is_an_error_to_act_on(context: Context, registry: Backends) -> None:
     with pytest.raises(NotFoundError):
         await registry.get("ca-nix")
-    row = await own_cloud_account(context)
-    with pytest.raises(FixItError, match="no backend 'aws'"):
+    row = await own_cloud_account(context, backend="abacus")
+    with pytest.raises(FixItError, match="no backend 'abacus'"):
         await registry.get(row.id)
 
 
 async def test_tests_can_put_a_backend_in_place_by_id_or_kind(context: Context, database: Database) -> None:
     by_id, by_kind = MemoryBackend(), MemoryBackend()
     registry = Backends({"ca-1": by_id, "local": by_kind})
-    registry.bind(database, context.settings.data_dir)
+    registry.bind(database, context.settings, context.vault)
     await service.ensure_hosted(context)
     assert await registry.get("ca-1") is by_id
     assert await registry.get(service.HOSTED_ID) is by_kind

@@ -19,7 +19,7 @@ from sqlalchemy.engine import make_url
 
 from ropewalk.backends.memory import MemoryBackend
 from ropewalk.server.app import create_app
-from ropewalk.server.cloud_accounts import service
+from ropewalk.server.cloud_accounts import service, stored
 from ropewalk.server.cloud_accounts.registry import Backends
 from ropewalk.server.context import Context
 from ropewalk.server.db.models import Base, CloudAccount
@@ -176,7 +176,7 @@ class Story:
         context = self.api.context
         async with context.db.transaction() as session:
             row = await session.get_one(CloudAccount, service.HOSTED_ID)
-            service.set_credentials(context.vault, row, {"secret": CREDENTIAL}, context.clock.now())
+            stored.set_credentials(context.vault, row, {"secret": CREDENTIAL}, context.clock.now())
         path, environ = "/accounts/ada/clusters", {"SECRET": ENVIRON}
         await self.post(ada, path, 201, name="etl", n_workers=1, environ=environ)
         await self.post(ada, path, 422, name="bad", n_workers=-1, environ=environ)

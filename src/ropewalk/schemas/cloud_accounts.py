@@ -120,7 +120,7 @@ class CloudAccount(Schema):
     monthly_cost: float = Field(0.0, description="Of the resources, in USD, whether or not a cluster runs.")
     notes: list[str] = Field(default_factory=list, description="What a person should know about the settings.")
     others: list[FormerCloudAccount] = Field(
-        default_factory=list, description="Former cloud accounts of the account that still hold something."
+        default_factory=list, description="Other cloud accounts of the account that were not forgotten."
     )
     last_check: CheckReport | None
     last_event: int = Field(0, description="Its newest event; pass it as `after` to see only what follows.")
@@ -128,7 +128,7 @@ class CloudAccount(Schema):
 
 
 class FormerCloudAccount(Schema):
-    """A cloud account where no new clusters start any more; what it holds is still looked after."""
+    """A cloud account of the account where no new clusters start; what it holds is still looked after."""
 
     id: str
     kind: CloudKind

@@ -144,7 +144,7 @@ async def _open(
     stack.push_async_callback(db.close)
     await check_schema(db, migrate_now=migrate_now)
     vault = await open_vault(settings, db, clock.now())
-    backends.bind(db, settings.data_dir)
+    backends.bind(db, settings, vault)
     stack.push_async_callback(backends.close)
     context = Context(settings, db, vault, clock, backends, Wakeups(db), metrics)
     await prepare(context)

@@ -29,6 +29,16 @@ class EventCode(StrEnum):
     MEMBER_REMOVED = "member.removed"
     CLOUD_ACCOUNT_UPDATED = "cloud_account.updated"
     CLOUD_ACCOUNT_CHECKED = "cloud_account.checked"
+    CLOUD_ACCOUNT_FORGOTTEN = "cloud_account.forgotten"
+    CLOUD_ACCOUNT_PREPARING = "cloud_account.preparing"
+    CLOUD_ACCOUNT_READY = "cloud_account.ready"
+    CLOUD_ACCOUNT_TEARING_DOWN = "cloud_account.tearing_down"
+    CLOUD_ACCOUNT_REMOVED = "cloud_account.removed"
+    CLOUD_ACCOUNT_RESOURCE_MADE = "cloud_account.resource_made"
+    CLOUD_ACCOUNT_RESOURCE_REMOVED = "cloud_account.resource_removed"
+    CLOUD_ACCOUNT_RETRYING = "cloud_account.retrying"
+    CLOUD_ACCOUNT_ATTENTION = "cloud_account.attention"
+    CLOUD_ACCOUNT_BACK = "cloud_account.back"
     CONFIGURATION_SET = "configuration.set"
     CONFIGURATION_DELETED = "configuration.deleted"
     CLUSTER_CREATED = "cluster.created"
@@ -67,8 +77,18 @@ MEANINGS: Mapping[EventCode, str] = {
     EventCode.ACCOUNT_UPDATED: "An account's core limit was changed.",
     EventCode.MEMBER_SET: "A member was added, or given another role or limit.",
     EventCode.MEMBER_REMOVED: "A member was removed.",
-    EventCode.CLOUD_ACCOUNT_UPDATED: "A cloud account was changed.",
+    EventCode.CLOUD_ACCOUNT_UPDATED: "A cloud account was set or changed, or another one was chosen.",
     EventCode.CLOUD_ACCOUNT_CHECKED: "A cloud account was checked.",
+    EventCode.CLOUD_ACCOUNT_FORGOTTEN: "A cloud account was forgotten; the sentence says what was abandoned with it.",
+    EventCode.CLOUD_ACCOUNT_PREPARING: "Somebody asked for what clusters need to be made.",
+    EventCode.CLOUD_ACCOUNT_READY: "Everything that clusters need is there.",
+    EventCode.CLOUD_ACCOUNT_TEARING_DOWN: "Somebody asked for everything that Ropewalk made to be removed.",
+    EventCode.CLOUD_ACCOUNT_REMOVED: "Everything that Ropewalk made is gone.",
+    EventCode.CLOUD_ACCOUNT_RESOURCE_MADE: "A resource was made, or found, and is stored.",
+    EventCode.CLOUD_ACCOUNT_RESOURCE_REMOVED: "A resource is gone.",
+    EventCode.CLOUD_ACCOUNT_RETRYING: "A step failed for a passing reason, and is tried again.",
+    EventCode.CLOUD_ACCOUNT_ATTENTION: "It does not go on by itself; the sentence says what a person must do.",
+    EventCode.CLOUD_ACCOUNT_BACK: "The cloud answers again, after it needed attention.",
     EventCode.CONFIGURATION_SET: "A cluster configuration was made or replaced.",
     EventCode.CONFIGURATION_DELETED: "A cluster configuration was deleted.",
     EventCode.CLUSTER_CREATED: "Somebody asked for a cluster.",
@@ -121,6 +141,7 @@ def record(
     level: str = "info",
     account_id: str | None = None,
     cluster_id: str | None = None,
+    cloud_account_id: str | None = None,
     node: str | None = None,
     actor: str | None = None,
     details: dict[str, Any] | None = None,
@@ -134,6 +155,7 @@ def record(
             level=level,
             account_id=account_id,
             cluster_id=cluster_id,
+            cloud_account_id=cloud_account_id,
             node=node,
             actor=actor,
             details=details or {},

@@ -253,7 +253,7 @@ async def maintenance(settings: Settings, *, migrate_now: bool = False) -> Async
     try:
         await check_schema(db, migrate_now=migrate_now)
         vault = await open_vault(settings, db, clock.now())
-        backends.bind(db, settings.data_dir)
+        backends.bind(db, settings, vault)
         context = Context(settings, db, vault, clock, backends, Wakeups(db))
         await prepare(context)
         yield context

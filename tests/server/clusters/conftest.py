@@ -40,7 +40,7 @@ class Fleet:
 
     def _context(self) -> Context:
         backends = Backends(overrides={"local": MemoryBackend(self.cloud)})
-        backends.bind(self.database, self.settings.data_dir)
+        backends.bind(self.database, self.settings, self.vault)
         return Context(self.settings, self.database, self.vault, self.clock, backends, Wakeups(self.database))
 
     @asynccontextmanager

@@ -1,27 +1,31 @@
-"""Finds the backend of a cloud account: made from the stored settings, kept, and made anew when they change."""
+"""Finds the backend of a cloud account: made from what is stored, kept, and made anew when that changes."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
+from ropewalk.backends.port import Place
 from ropewalk.errors import FixItError, NotFoundError
-from ropewalk.schemas.cloud_accounts import HostedSettings
-from ropewalk.server.db.models import CloudAccount, Installation
+from ropewalk.server.cloud_accounts.making import Blueprint, Workshop, resources_of
+from ropewalk.server.cloud_accounts.stored import credentials
+from ropewalk.server.db.models import Account, CloudAccount, Installation
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from ropewalk.backends.local import Spawner
     from ropewalk.backends.port import Backend
     from ropewalk.server.db.engine import Database
+    from ropewalk.server.secrets import Vault
+    from ropewalk.server.settings import Settings
 
 __all__ = ["Backends"]
+
+RETIRED_SECONDS = 300.0
+"""A backend that was replaced is closed after so long: nobody is in the middle of a call with it any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,77 +39,109 @@ class Backends:
 
     Args:
         overrides: Backends to use instead, by id of the cloud account or by its backend (``"local"``); for tests.
+        factories: What makes backends instead, by backend (``"aws"``); for tests.
     """
 
-    def __init__(self, overrides: Mapping[str, Backend] | None = None) -> None:
+    def __init__(
+        self,
+        overrides: Mapping[str, Backend] | None = None,
+        factories: Mapping[str, Callable[[Blueprint], Backend]] | None = None,
+    ) -> None:
         self._overrides = dict(overrides or {})
+        self._factories = dict(factories or {})
         self._made: dict[str, _Made] = {}
-        self._retired: list[Backend] = []
+        self._retired: dict[asyncio.TimerHandle, Backend] = {}
+        self._closing: set[asyncio.Task[None]] = set()
         self._lock = asyncio.Lock()
         self._db: Database | None = None
-        self._data_dir: Path | None = None
-        self._spawner: Spawner | None = None
+        self._vault: Vault | None = None
+        self._workshop: Workshop | None = None
 
-    def bind(self, db: Database, data_dir: Path) -> None:
-        """Say where cloud accounts are stored and where local clusters keep their files."""
-        self._db, self._data_dir = db, data_dir
+    def bind(self, db: Database, settings: Settings, vault: Vault) -> None:
+        """Say where cloud accounts are stored, and what opens their credentials."""
+        self._db, self._vault = db, vault
+        self._workshop = Workshop(settings.data_dir, settings.aws_endpoint_url)
 
     async def get(self, cloud_account_id: str) -> Backend:
         """Return the backend of a cloud account, made from its settings of now.
 
         Raises:
             NotFoundError: There is no such cloud account.
-            FixItError: Its settings or its kind cannot be used.
+            FixItError: Its settings, its credentials or its kind cannot be used.
+            SecretsError: Its credentials cannot be decrypted.
         """
         if cloud_account_id in self._overrides:
             return self._overrides[cloud_account_id]
-        row, installation = await self._row(cloud_account_id)
+        row, place = await self._row(cloud_account_id)
         if row.backend in self._overrides:
             return self._overrides[row.backend]
         async with self._lock:
             made = self._made.get(row.id)
             if made is None or made.updated_at != row.updated_at:
+                fresh = _Made(self.make(self._blueprint(row, place)), row.updated_at)
                 if made is not None:
-                    # Somebody may be in the middle of a call with it: closed at the end.
-                    self._retired.append(made.backend)
-                made = _Made(self._make(row, installation), row.updated_at)
-                self._made[row.id] = made
+                    self._retire(made.backend)
+                made = self._made[row.id] = fresh
             return made.backend
+
+    def make(self, plan: Blueprint) -> Backend:
+        """Return a new backend that is not kept: to try settings and credentials before they are stored."""
+        if plan.backend in self._overrides:
+            return self._overrides[plan.backend]
+        if plan.backend in self._factories:
+            return self._factories[plan.backend](plan)
+        if self._workshop is None:
+            raise RuntimeError("bind() was not called")
+        return self._workshop.make(plan)
 
     async def close(self) -> None:
         """Free what the backends hold in this process. Nodes go on."""
-        kept = [made.backend for made in self._made.values()] + self._retired + list(self._overrides.values())
-        self._made, self._retired = {}, []
+        for timer in self._retired:
+            timer.cancel()
+        kept = [made.backend for made in self._made.values()]
+        kept += [*self._retired.values(), *self._overrides.values()]
+        self._made, self._retired = {}, {}
+        await asyncio.gather(*self._closing, return_exceptions=True)
         for backend in kept:
             await backend.close()
-        if self._spawner is not None:
-            await asyncio.to_thread(self._spawner.close)
-            self._spawner = None
+        if self._workshop is not None and self._workshop.spawner is not None:
+            await asyncio.to_thread(self._workshop.spawner.close)
+            self._workshop.spawner = None
 
-    async def _row(self, cloud_account_id: str) -> tuple[CloudAccount, str]:
-        """Return the cloud account and the installation's id."""
+    def _retire(self, backend: Backend) -> None:
+        """Close a backend later: somebody may be in the middle of a call with it."""
+
+        def close() -> None:
+            del self._retired[timer]
+            task = asyncio.ensure_future(backend.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+        timer = asyncio.get_running_loop().call_later(RETIRED_SECONDS, close)
+        self._retired[timer] = backend
+
+    async def _row(self, cloud_account_id: str) -> tuple[CloudAccount, Place]:
         if self._db is None:
             raise RuntimeError("bind() was not called")
-        async with self._db.transaction() as session:
+        async with self._db.read() as session:
             row = await session.get(CloudAccount, cloud_account_id)
             installation = await session.scalar(select(Installation.id))
+            slug = None
+            if row is not None and row.account_id is not None:
+                slug = await session.scalar(select(Account.slug).where(Account.id == row.account_id))
         if row is None:
             raise NotFoundError(f"There is no cloud account {cloud_account_id!r}.", advice="It may have been deleted.")
-        return row, installation or ""
-
-    def _make(self, row: CloudAccount, installation: str) -> Backend:
-        if row.backend != "local":
+        if row.forgotten_at is not None:
             raise FixItError(
-                f"This server has no backend {row.backend!r}, which the cloud account {row.id!r} asks for.",
-                advice="Choose another backend for this cloud account.",
-                field="backend",
+                f"The cloud account {cloud_account_id!r} was forgotten, with its credentials.",
+                advice="What it held has to be looked after in the cloud itself.",
             )
-        # Imported here: a server whose clusters run elsewhere needs none of it.
-        from ropewalk.backends.local import LocalBackend, Spawner  # noqa: PLC0415 - see above
+        return row, Place(installation or "", row.id, slug or "")
 
-        assert self._data_dir is not None  # noqa: S101 - bind() sets both
-        settings = HostedSettings.model_validate(row.settings)
-        # One for all: what is imported is the same, however the settings change.
-        self._spawner = self._spawner or Spawner()
-        backend: Backend = LocalBackend(self._data_dir / "local", installation, settings, spawner=self._spawner)
-        return backend
+    def _blueprint(self, row: CloudAccount, place: Place) -> Blueprint:
+        secret = None
+        if row.credentials is not None:
+            if self._vault is None:
+                raise RuntimeError("bind() was not called")
+            secret = credentials(self._vault, row)
+        return Blueprint(row.backend, place, row.settings, secret, resources_of(row))

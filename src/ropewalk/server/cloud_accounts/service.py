@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Mapping
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ropewalk.errors import FixItError, InternalError, RopewalkError, SecretsError
+from ropewalk.errors import FixItError, InternalError, NotFoundError, RopewalkError
 from ropewalk.schemas.cloud_accounts import CheckItem, CheckReport, CheckStatus, CloudKind, HostedSettings
 from ropewalk.schemas.cloud_accounts import CloudAccount as CloudAccountSchema
+from ropewalk.server.cloud_accounts import present
+from ropewalk.server.cloud_accounts.stored import touch
 from ropewalk.server.db.models import Account, CloudAccount
 from ropewalk.server.events import EventCode, record
 
@@ -19,16 +18,14 @@ if TYPE_CHECKING:
 
     from ropewalk.server.context import Context
     from ropewalk.server.identity.permissions import AccountCaller, Caller
-    from ropewalk.server.secrets import Vault
 
 __all__ = [
     "check_cloud_account",
-    "credentials",
     "ensure_hosted",
+    "find",
     "get_cloud_account",
     "hosted_settings",
     "resolve",
-    "set_credentials",
     "set_hosted",
 ]
 
@@ -72,11 +69,31 @@ async def resolve(session: AsyncSession, account: Account) -> CloudAccount:
     return row
 
 
-async def get_cloud_account(context: Context, caller: AccountCaller) -> CloudAccountSchema:
+async def find(session: AsyncSession, account: Account, cloud_account_id: str | None) -> CloudAccount:
+    """Return the cloud account of that id, if it is *account*'s; without an id the one where its new clusters run.
+
+    Raises:
+        NotFoundError: It does not exist, is another account's, or was forgotten.
+    """
+    if cloud_account_id is None:
+        return await resolve(session, account)
+    row = await session.get(CloudAccount, cloud_account_id)
+    if row is None or row.account_id != account.id or row.forgotten_at is not None:
+        raise NotFoundError(
+            f"The account {account.slug} has no cloud account {cloud_account_id[:60]!r}.",
+            advice="Leave the id out for the present one; `ropewalk cloud-account show` lists former ones.",
+            field="id",
+        )
+    return row
+
+
+async def get_cloud_account(
+    context: Context, caller: AccountCaller, cloud_account_id: str | None = None
+) -> CloudAccountSchema:
     """Return the cloud account of the account, without credentials."""
     async with context.db.read() as session:
         account = await session.get_one(Account, caller.account_id)
-        return _shown(await resolve(session, account))
+        return await present.shown(session, account, await find(session, account, cloud_account_id))
 
 
 async def hosted_settings(context: Context) -> HostedSettings:
@@ -95,23 +112,26 @@ async def set_hosted(context: Context, caller: Caller, settings: HostedSettings)
         changed = sorted(name for name, value in wanted.items() if row.settings.get(name) != value)
         if changed:
             row.settings = wanted
-            _touch(row, now)
+            touch(row, now)
             record(
                 session,
                 now,
                 EventCode.CLOUD_ACCOUNT_UPDATED,
                 f"The hosted cloud account was changed: {', '.join(changed)}.",
+                cloud_account_id=row.id,
                 actor=caller.username,
                 details={"cloud_account": row.id, "changes": changed},
             )
     return settings
 
 
-async def check_cloud_account(context: Context, caller: AccountCaller) -> CheckReport:
+async def check_cloud_account(
+    context: Context, caller: AccountCaller, cloud_account_id: str | None = None
+) -> CheckReport:
     """Look whether clusters can run, and keep the report. No transaction is open meanwhile."""
     async with context.db.read() as session:
         account = await session.get_one(Account, caller.account_id)
-        row = await resolve(session, account)
+        row = await find(session, account, cloud_account_id)
     report = await _check(context, row)
     async with context.db.transaction() as session:
         # Not `updated_at`: the settings are the same, and the backend need not be made anew.
@@ -124,9 +144,11 @@ async def check_cloud_account(context: Context, caller: AccountCaller) -> CheckR
             f"The cloud account of {account.slug!r} was checked: {'all is well' if report.ok else 'something failed'}.",
             level="info" if report.ok else "warning",
             account_id=account.id,
+            cloud_account_id=row.id,
             actor=caller.username,
             details={"cloud_account": row.id, "ok": report.ok},
         )
+        await context.wakeups.announce(session, f"events:{row.id}")
     return report
 
 
@@ -143,41 +165,3 @@ async def _check(context: Context, row: CloudAccount) -> CheckReport:
     status = CheckStatus.FAILED if isinstance(problem, FixItError) else CheckStatus.UNKNOWN
     item = CheckItem(name="backend", status=status, message=problem.message, advice=problem.advice)
     return CheckReport(checked_at=context.clock.now(), items=[item])
-
-
-def set_credentials(vault: Vault, row: CloudAccount, secret: Mapping[str, Any], now: datetime) -> None:
-    """Store credentials, encrypted for this row alone."""
-    plain = json.dumps(dict(secret), separators=(",", ":")).encode()
-    row.credentials = vault.encrypt(plain, table=CloudAccount.__tablename__, row=row.id, field="credentials")
-    _touch(row, now)
-
-
-def credentials(vault: Vault, row: CloudAccount) -> dict[str, Any] | None:
-    """Return the stored credentials; for backends only, no API returns them.
-
-    Raises:
-        SecretsError: They cannot be decrypted.
-    """
-    if row.credentials is None:
-        return None
-    plain = vault.decrypt(row.credentials, table=CloudAccount.__tablename__, row=row.id, field="credentials")
-    value = json.loads(plain)
-    if not isinstance(value, dict):
-        raise SecretsError(f"The credentials of the cloud account {row.id!r} are not what was stored.")
-    return value
-
-
-def _touch(row: CloudAccount, now: datetime) -> None:
-    """Make `updated_at` differ, whatever the clock says: it tells backends to be made anew."""
-    row.updated_at = now if now > row.updated_at else row.updated_at + datetime.resolution
-
-
-def _shown(row: CloudAccount) -> CloudAccountSchema:
-    return CloudAccountSchema(
-        kind=CloudKind(row.kind),
-        backend=row.backend,
-        settings=row.settings,
-        has_credentials=row.credentials is not None,
-        last_check=None if row.last_check is None else CheckReport.model_validate(row.last_check),
-        updated_at=row.updated_at,
-    )

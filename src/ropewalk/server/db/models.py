@@ -186,8 +186,31 @@ class CloudAccount(Base):
     """Ciphertext; see :mod:`ropewalk.server.secrets`."""
     last_check: Mapped[dict[str, Any] | None]
     infrastructure: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """``resources``: what exists in the cloud, in the order in which it was made; ``monthly_cost`` of it."""
+    identity: Mapped[dict[str, Any] | None]
+    """Who the credentials are, as the cloud said when they were set."""
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
+    """Changes with everything that its backend is made from, and with nothing else."""
+    forgotten_at: Mapped[datetime | None]
+    """The row stays, without credentials: clusters that ran there tell of it."""
+
+    # Work on it.
+    state: Mapped[str] = mapped_column(default="ready", server_default="ready")
+    reason: Mapped[str | None]
+    """Why it needs attention, or what is being tried again."""
+    unreachable: Mapped[str | None]
+    """Why its clusters cannot be looked after at present: credentials that were revoked, for example."""
+    work: Mapped[str | None]
+    """``prepare`` or ``teardown``: what somebody wished and is not done yet."""
+    work_actor: Mapped[str | None]
+    attempts: Mapped[int] = mapped_column(default=0, server_default="0")
+    retry_at: Mapped[datetime | None]
+
+    # Lease.
+    lease_owner: Mapped[str | None]
+    lease_expires_at: Mapped[datetime | None]
+    fence: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
 class Cluster(Base):
@@ -281,12 +304,14 @@ class Event(Base):
     __table_args__ = (
         Index("ix_events_account", "account_id", "id"),
         Index("ix_events_cluster", "cluster_id", "id"),
+        Index("ix_events_cloud_account", "cloud_account_id", "id"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     time: Mapped[datetime]
     account_id: Mapped[str | None]
     cluster_id: Mapped[str | None]
+    cloud_account_id: Mapped[str | None]
     node: Mapped[str | None]
     actor: Mapped[str | None]
     """User name, or null for the system: events are the audit trail, too."""

@@ -1,0 +1,121 @@
+"""Makes backends from what is stored of a cloud account. Each kind is imported when it is first used.
+
+A server whose clusters all run on its own machine needs neither aiobotocore nor a Kubernetes client, and need not have
+them installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ropewalk.backends.port import Place, Resource
+from ropewalk.errors import FixItError
+from ropewalk.schemas.aws import AwsCredentials, AwsSettings
+from ropewalk.schemas.cloud_accounts import HostedSettings
+from ropewalk.schemas.kubernetes import KubernetesCredentials, KubernetesSettings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ropewalk.backends.local import Spawner
+    from ropewalk.backends.port import Backend
+    from ropewalk.server.db.models import CloudAccount
+
+__all__ = ["Blueprint", "Workshop", "resources_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """What a backend is made from."""
+
+    backend: str
+    place: Place
+    settings: Mapping[str, Any]
+    credentials: Mapping[str, Any] | None = field(default=None, repr=False)
+    resources: Sequence[Resource] = ()
+
+
+@dataclass(slots=True)
+class Workshop:
+    """What backends of this process share."""
+
+    data_dir: Path
+    aws_endpoint_url: str | None = None
+    spawner: Spawner | None = None
+
+    def make(self, plan: Blueprint) -> Backend:
+        """Return a new backend; no call is made.
+
+        Raises:
+            FixItError: This server cannot drive that kind, or credentials are missing.
+        """
+        match plan.backend:
+            case "local":
+                return self._local(plan)
+            case "aws":
+                return self._aws(plan)
+            case "kubernetes":
+                return _kubernetes(plan)
+        raise FixItError(
+            f"This server has no backend {plan.backend!r}, as the cloud account {plan.place.cloud_account!r} asks for.",
+            advice="Choose another backend for this cloud account.",
+            field="backend",
+        )
+
+    def _local(self, plan: Blueprint) -> Backend:
+        from ropewalk.backends.local import LocalBackend, Spawner  # noqa: PLC0415 - see the module's docstring
+
+        settings = HostedSettings.model_validate(plan.settings)
+        # One for all: what is imported is the same, however the settings change.
+        self.spawner = self.spawner or Spawner()
+        backend: Backend = LocalBackend(
+            self.data_dir / "local", plan.place.installation, settings, spawner=self.spawner
+        )
+        return backend
+
+    def _aws(self, plan: Blueprint) -> Backend:
+        made = _class("aws", "AWS", "AwsBackend")
+        settings = AwsSettings.model_validate(plan.settings)
+        credentials = AwsCredentials.model_validate(_given(plan))
+        backend: Backend = made(plan.place, settings, credentials, plan.resources, endpoint_url=self.aws_endpoint_url)
+        return backend
+
+
+def _kubernetes(plan: Blueprint) -> Backend:
+    made = _class("kubernetes", "Kubernetes", "KubernetesBackend")
+    settings = KubernetesSettings.model_validate(plan.settings)
+    credentials = KubernetesCredentials.model_validate(_given(plan))
+    backend: Backend = made(plan.place, settings, credentials, plan.resources)
+    return backend
+
+
+def _given(plan: Blueprint) -> Mapping[str, Any]:
+    if plan.credentials is None:
+        raise FixItError(
+            f"The cloud account {plan.place.cloud_account!r} has no credentials.",
+            advice=f"An administrator of the account sets them: ropewalk cloud-account set {plan.backend}",
+            field="credentials",
+        )
+    return plan.credentials
+
+
+def _class(extra: str, kind: str, name: str) -> Any:
+    """Import a backend that needs packages which this server may not have."""
+    try:
+        return getattr(import_module(f"ropewalk.backends.{extra}.backend"), name)
+    except ModuleNotFoundError as exc:
+        raise FixItError(
+            f"This server cannot drive {kind}: no module {exc.name!r}.",
+            advice=f"An operator runs, where the server is: pip install 'ropewalk[server,{extra}]', and restarts it.",
+            field="kind",
+            details={"extra": extra},
+        ) from None
+
+
+def resources_of(row: CloudAccount) -> list[Resource]:
+    """Return what the row says that exists in the cloud, in the order in which it was made."""
+    stored = row.infrastructure.get("resources", [])
+    return [Resource(item["kind"], item["id"], item.get("details", {})) for item in stored]
