@@ -14,6 +14,7 @@ from typing import Any
 from ropewalk.backends.aws.codes import SENTENCES, THROTTLING, Sentence
 from ropewalk.backends.aws.quotas import Quota, quota_of
 from ropewalk.errors import BackendError, FixItError, TryAgainError
+from ropewalk.schemas.aws_permissions import breaks_without
 
 __all__ = ["Effect", "Fault", "aws_code", "judge"]
 
@@ -46,11 +47,11 @@ def aws_code(error: BaseException) -> str | None:
     return code if isinstance(code, str) else None
 
 
-def judge(exc: Exception, service: str, operation: str, breaks: str | None = None) -> Fault:
-    """Say what an exception means; *breaks* tells what does not work without the call."""
+def judge(exc: Exception, service: str, operation: str) -> Fault:
+    """Say what an exception of a call means."""
     response = getattr(exc, "response", None)
     if isinstance(response, dict) and "Error" in response:
-        fault = _answered(response, f"{service}:{operation}", breaks)
+        fault = _answered(response, f"{service}:{operation}")
     else:
         fault = _unanswered(exc, f"{service}:{operation}")
     if type(exc).__name__ not in _MISUSED:  # those quote parameters
@@ -58,7 +59,7 @@ def judge(exc: Exception, service: str, operation: str, breaks: str | None = Non
     return fault
 
 
-def _answered(response: dict[str, Any], call: str, breaks: str | None) -> Fault:
+def _answered(response: dict[str, Any], call: str) -> Fault:
     code = str(response["Error"].get("Code") or "Unknown")
     message = str(response["Error"].get("Message") or "").strip()
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
@@ -72,7 +73,7 @@ def _answered(response: dict[str, Any], call: str, breaks: str | None) -> Fault:
         text = f"AWS has a problem of its own with {call} ({code}): {message or 'no explanation'}"
         return Fault(TryAgainError(text, delay=5.0, details=details), Effect.LOST)
     if code in _DENIED:
-        return Fault(_denied(message, call, breaks, details), Effect.REFUSED)
+        return Fault(_denied(message, call, details), Effect.REFUSED)
     if sentence := _sentence(code, message):
         return Fault(_from_sentence(sentence, message, call, details), Effect.REFUSED)
     if quota := quota_of(call.split(":", maxsplit=1)[0], code, message):
@@ -111,7 +112,7 @@ _RESOURCE = re.compile(r"on resource:? (\S+)")
 _IAM_NAMES = {"service-quotas": "servicequotas"}
 
 
-def _denied(message: str, call: str, breaks: str | None, details: dict[str, Any]) -> FixItError:
+def _denied(message: str, call: str, details: dict[str, Any]) -> FixItError:
     service, operation = call.split(":", maxsplit=1)
     named = _ACTION.search(message)
     action = named[1] if named else f"{_IAM_NAMES.get(service, service)}:{operation}"
@@ -119,7 +120,7 @@ def _denied(message: str, call: str, breaks: str | None, details: dict[str, Any]
     on = f" on {resource[1].rstrip('.')}" if resource else ""
     details |= {"action": action, "resource": resource[1].rstrip(".") if resource else None}
     text = f"The key may not use {action}{on}."
-    if breaks:
+    if breaks := breaks_without(action):
         text += f" Without it: {breaks}."
     return FixItError(text, advice=_advice(action, message), field="access_key_id", details=details)
 
