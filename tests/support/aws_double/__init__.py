@@ -10,8 +10,11 @@ ministack fails at the start and not silently in a test.
 ``gate.py``        what each request passes: count, rate limit, fault, latency, and a lost answer
 ``rates.py``       the rate limits that AWS documents
 ``permissions.py`` permissions that AWS asks for beside the action itself: PassRole, tagging on creation
+``identities.py``  IAM: late visibility of roles and keys, the service-linked role
 ``networks.py``    EC2: dry runs, late visibility, pending NAT gateways, conflicts and dependencies
-``tasks.py``       ECS: limits, client tokens, task interfaces, start and stop that take time
+``interfaces.py``  network interfaces of tasks and their addresses
+``tasks.py``       ECS: limits, client tokens, capacity, start and stop that take time
+``fargate.py``     what Fargate validates
 ``containers.py``  ECS tasks as real containers: limits, entry point, network
 ``layers.py``      ECR: layers that are really stored
 =================  ====================================================================================================

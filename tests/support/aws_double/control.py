@@ -25,8 +25,10 @@ DEFAULTS: Mapping[str, Any] = {
     "throttle": True,  # enforce the documented rate limits
     "latency": 0.0,  # seconds that every call takes
     "network_visible_after": 0.0,  # seconds until a new VPC, subnet… is known to other calls
+    "key_visible_after": 0.0,  # seconds until a new access key is accepted
     "role_visible_after": 0.0,  # seconds until a new role may be passed (AWS: up to half a minute)
     "task_visible_after": 0.0,  # seconds until a new task is listed and described
+    "vpc_quota": 5,  # VPCs in a region, with the default one (AWS's default quota)
     "nat_available_after": 0.2,  # seconds that a NAT gateway is pending (AWS: a minute or two)
     "task_attached_after": 0.0,  # seconds until a task has its network interface (AWS: about 10)
     "task_running_after": 0.0,  # seconds until a task runs (AWS: 20 to 60); only where tasks are not containers
@@ -112,6 +114,11 @@ class Control:
         """Count a call and what became of it: ``ok``, ``throttled``, an error code, or the kind of a fault."""
         self.count[action] += 1
         self.log.append((time.monotonic(), action, outcome, key))
+
+    @staticmethod
+    def now() -> float:
+        """Return the time that :attr:`born` is kept in."""
+        return time.monotonic()
 
     def visible(self, name: str, setting: str) -> bool:
         """Tell whether something is old enough to be seen."""

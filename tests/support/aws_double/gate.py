@@ -68,6 +68,16 @@ def throttled(action: str) -> Answer:
     return error(action, "ThrottlingException", "Rate exceeded", 400)
 
 
+def unknown_key(action: str) -> Answer:
+    """Return what the service says of an access key that it does not know."""
+    message = "The security token included in the request is invalid."
+    if action.startswith("ec2:"):
+        return error(action, "AuthFailure", "AWS was not able to validate the provided access credentials", 401)
+    if action.startswith(("iam:", "sts:")):
+        return error(action, "InvalidClientTokenId", message, 403)
+    return error(action, "UnrecognizedClientException", message, 400)
+
+
 def outcome(answer: Answer) -> str:
     """Return ``ok``, or the error code of an answer."""
     status, _, body = answer
@@ -122,6 +132,8 @@ async def _answer(
     rate = rate_of(action)
     if state.settings["throttle"] and rate and not buckets.take(f"{get_account_id()}/{get_region()}", rate):
         return throttled(action), "throttled"
+    if not state.visible(f"key/{key}", "key_visible_after"):
+        return unknown_key(action), None
     fault = state.fault(action, key)
     if fault is None:
         return await answer(), None
