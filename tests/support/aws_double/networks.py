@@ -64,8 +64,174 @@ def _checked(handler: Callable[..., Awaitable[Answer]]) -> Callable[..., Awaitab
             refusal = check(params)
         if refusal is not None:
             return refusal
-        public = f"<publicIp>{address.get('PublicIp')}</publicIp>"
+        known = {store: set(getattr(ec2, store)) for store in _STORES.values()}
+        answer = await handler(method, path, headers, body, query)
+        for store, before in known.items():
+            for new in set(getattr(ec2, store)) - before:
+                control.born[new] = control.now()
+        return answer
 
+    return checked
+
+
+def _references(params: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in params.items():
+        if isinstance(value, str) and not name.startswith(("Filter.", "TagSpecification.", "Tag.")):
+            yield from _IDENTIFIER.findall(value)
+
+
+def _missing(action: str, params: Mapping[str, Any]) -> Answer | None:
+    """Refuse what names something that does not exist, or not visibly yet (API eventual consistency of EC2)."""
+    if action in _LAX:
+        return None
+    for name in _references(params):
+        kind = name.partition("-")[0]
+        foreign = action == "ec2:CreateVpcPeeringConnection" and name == params.get("PeerVpcId")
+        exists = foreign or name in getattr(ec2, _STORES[kind])
+        if not exists or not control.visible(name, "network_visible_after"):
+            return refuse(_UNKNOWN[kind], f"The {kind} ID '{name}' does not exist")
+    return None
+
+
+def _in_use(name: str, kind: str) -> bool:
+    """Tell whether a living network interface or NAT gateway is in a subnet, or a group is on an interface."""
+    if kind == "sg":
+        interfaces = ec2._network_interfaces.values()
+        return any(name in {group["GroupId"] for group in interface["Groups"]} for interface in interfaces)
+    taken = {interface["SubnetId"] for interface in ec2._network_interfaces.values()}
+    return name in taken | {nat["SubnetId"] for nat in ec2._nat_gateways.values() if _nat_state(nat) != "deleted"}
+
+
+def _create_vpc(params: Mapping[str, Any]) -> Answer | None:
+    prefix = ipaddress.ip_network(params["CidrBlock"]).prefixlen
+    if not 16 <= prefix <= 28:
+        return refuse("InvalidVpc.Range", f"The CIDR '{params['CidrBlock']}' is invalid.")
+    if len(ec2._vpcs) >= control.settings["vpc_quota"]:
+        return refuse("VpcLimitExceeded", "The maximum number of VPCs has been reached.")
+    return None
+
+
+def _create_subnet(params: Mapping[str, Any]) -> Answer | None:
+    wanted = ipaddress.ip_network(params["CidrBlock"])
+    vpc = ec2._vpcs[params["VpcId"]]
+    if not wanted.subnet_of(ipaddress.ip_network(vpc["CidrBlock"])):  # type: ignore[arg-type] # both are version 4
+        return refuse("InvalidSubnet.Range", f"The CIDR '{wanted}' is invalid.")
+    for subnet in ec2._subnets.values():
+        if subnet["VpcId"] == params["VpcId"] and wanted.overlaps(ipaddress.ip_network(subnet["CidrBlock"])):
+            return refuse("InvalidSubnet.Conflict", f"The CIDR '{wanted}' conflicts with another subnet")
+    return None
+
+
+def _delete_subnet(params: Mapping[str, Any]) -> Answer | None:
+    name = params["SubnetId"]
+    if _in_use(name, "subnet"):
+        return refuse("DependencyViolation", f"The subnet '{name}' has dependencies and cannot be deleted.")
+    for table in ec2._route_tables.values():
+        table["Associations"] = [a for a in table["Associations"] if a.get("SubnetId") != name]
+    return None
+
+
+def _delete_group(params: Mapping[str, Any]) -> Answer | None:
+    name = params.get("GroupId", "")
+    if _in_use(name, "sg"):
+        return refuse("DependencyViolation", f"resource {name} has a dependent object")
+    return None
+
+
+def _public_addresses(vpc: str) -> bool:
+    nats = any(n["VpcId"] == vpc and _nat_state(n) != "deleted" for n in ec2._nat_gateways.values())
+    return nats or any(i["VpcId"] == vpc and i.get("PublicIp") for i in ec2._network_interfaces.values())
+
+
+def _detach_gateway(params: Mapping[str, Any]) -> Answer | None:
+    vpc = params["VpcId"]
+    if vpc not in {a["VpcId"] for a in ec2._internet_gateways[params["InternetGatewayId"]]["Attachments"]}:
+        return refuse("Gateway.NotAttached", f"resource {params['InternetGatewayId']} is not attached to network {vpc}")
+    if _public_addresses(vpc):
+        return refuse("DependencyViolation", f"Network {vpc} has some mapped public address(es).")
+    return None
+
+
+def _attach_gateway(params: Mapping[str, Any]) -> Answer | None:
+    gateway = ec2._internet_gateways[params["InternetGatewayId"]]
+    if gateway["Attachments"]:
+        return None  # ministack refuses it
+    for other in ec2._internet_gateways.values():
+        if params["VpcId"] in {a["VpcId"] for a in other["Attachments"]}:
+            return refuse(
+                "InvalidParameterValue", f"Network {params['VpcId']} already has an internet gateway attached"
+            )
+    return None
+
+
+def _delete_gateway(params: Mapping[str, Any]) -> Answer | None:
+    name = params["InternetGatewayId"]
+    if ec2._internet_gateways[name]["Attachments"]:
+        return refuse("DependencyViolation", f"The internetGateway '{name}' has dependencies and cannot be deleted.")
+    return None
+
+
+def _delete_table(params: Mapping[str, Any]) -> Answer | None:
+    name = params["RouteTableId"]
+    if ec2._route_tables[name]["Associations"]:
+        return refuse("DependencyViolation", f"The routeTable '{name}' has dependencies and cannot be deleted.")
+    return None
+
+
+def _delete_vpc(params: Mapping[str, Any]) -> Answer | None:
+    name = params["VpcId"]
+    tables = [table for table in ec2._route_tables.values() if table["VpcId"] == name]
+    if any(not any(a.get("Main") for a in table["Associations"]) for table in tables):
+        return refuse("DependencyViolation", f"The vpc '{name}' has dependencies and cannot be deleted.")
+    return None
+
+
+def _associate_table(params: Mapping[str, Any]) -> Answer | None:
+    subnet = params.get("SubnetId")
+    for table in ec2._route_tables.values():
+        if subnet in {a.get("SubnetId") for a in table["Associations"]}:
+            return refuse("Resource.AlreadyAssociated", f"the specified association for subnet {subnet} already exists")
+    return None
+
+
+def _create_route(params: Mapping[str, Any]) -> Answer | None:
+    table = ec2._route_tables[params["RouteTableId"]]
+    if params["DestinationCidrBlock"] in {route.get("DestinationCidrBlock") for route in table["Routes"]}:
+        what = f"The route identified by {params['DestinationCidrBlock']} already exists."
+        return refuse("RouteAlreadyExists", what)
+    nat = params.get("NatGatewayId")
+    if nat and _nat_state(ec2._nat_gateways[nat]) != "available":
+        return refuse("InvalidNatGatewayID.NotFound", f"The natGateway ID '{nat}' does not exist")
+    gateway = ec2._internet_gateways.get(params.get("GatewayId"))
+    if gateway and table["VpcId"] not in {a["VpcId"] for a in gateway["Attachments"]}:
+        return refuse("InvalidParameterValue", "route table and network gateway belong to different networks")
+    return None
+
+
+def _authorize(params: Mapping[str, Any]) -> Answer | None:
+    group = ec2._security_groups[params["GroupId"]]
+    listed = {name: [value] for name, value in params.items()}
+    wanted = ec2._parse_ip_permissions(listed, "IpPermissions")
+    if any(ec2._rules_match(rule, old) for rule in wanted for old in _plain(group["IpPermissions"])):
+        return refuse("InvalidPermission.Duplicate", "the specified rule already exists")
+    return None
+
+
+def _plain(rules: Any) -> list[dict[str, Any]]:
+    return [{name: value for name, value in rule.items() if name != "SecurityGroupRuleId"} for rule in rules]
+
+
+def _nat_state(nat: dict[str, Any]) -> str:
+    """Move a NAT gateway on with time, and return its state."""
+    if nat["State"] == "deleting" and control.visible(f"{nat['NatGatewayId']}/deleting", "nat_available_after"):
+        nat["State"] = "deleted"
+    pending = nat["State"] == "available" and not control.visible(nat["NatGatewayId"], "nat_available_after")
+    return "pending" if pending else str(nat["State"])
+
+
+def _nat_xml(nat: dict[str, Any]) -> str:
+    address = ec2._addresses.get(nat["AllocationId"], {})
+    public = f"<publicIp>{address.get('PublicIp')}</publicIp>"
     known = f"<item><allocationId>{nat['AllocationId']}</allocationId>{public}</item>"
     return (
         f"<natGatewayId>{nat['NatGatewayId']}</natGatewayId><subnetId>{nat['SubnetId']}</subnetId>"
