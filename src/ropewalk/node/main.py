@@ -26,6 +26,9 @@ one in the environment variable ``ROPEWALK_NODE_CONFIG``. The configuration is a
 ``start_seconds``  seconds in which a worker must find its scheduler; default 300
 =================  ================================================================================
 
+On ECS it is not run so, but by the few lines of ``backends/aws/definitions.py``, which call :func:`run_on_ecs` with a
+configuration without ``node``, ``listen`` and ``directory``, and with ``port``.
+
 The exit status says why it ended; see the constants below. SIGTERM ends it in order.
 
 The control plane talks to the scheduler through a few handlers that :class:`Link` adds to the scheduler's own port.
@@ -45,7 +48,9 @@ import os
 import platform
 import signal
 import sys
+import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -98,6 +103,10 @@ STOP_SECONDS = 0.5
 """A worker's process that was asked to end is ended by force after this time (a Nanny waits 80 % of it)."""
 START_SECONDS = 300
 """A worker gives up when it found no scheduler for so long."""
+
+METADATA_TRIES = 5
+METADATA_SECONDS = 2.0
+"""ECS's metadata endpoint is next to the task, but may answer a moment later than the task runs."""
 
 PACKAGES = (
     *("dask", "distributed", "cloudpickle", "msgpack", "toolz", "tornado", "lz4", "blosc"),
@@ -675,10 +684,45 @@ def note_exit(directory: str, status: int) -> None:
         logger.warning("The exit status could not be written down: %s", exc)
 
 
+def on_ecs(config: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    """Complete a configuration by what only the task knows: its id, which is the node's name, and its address."""
+    task = _metadata(environ.get("ECS_CONTAINER_METADATA_URI_V4"))
+    try:
+        addresses = [a for c in task["Containers"] for n in c.get("Networks", ()) for a in n.get("IPv4Addresses", ())]
+        name, address = task["TaskARN"].rpartition("/")[2], addresses[0]
+    except (KeyError, IndexError, AttributeError) as exc:
+        raise ConfigError(f"ECS's metadata lack {exc}") from None
+    listen = f"tls://{address}:{config['port']}"
+    return {**config, "node": name, "listen": listen, "directory": tempfile.mkdtemp(prefix="ropewalk-")}
+
+
+def _metadata(uri: str | None) -> dict[str, Any]:
+    if uri is None:
+        raise ConfigError("ECS_CONTAINER_METADATA_URI_V4 is not set: this is no task of ECS")
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever proxy the user has set
+    for attempt in range(METADATA_TRIES):
+        try:
+            with opener.open(f"{uri}/task", timeout=METADATA_SECONDS) as answer:
+                return dict(json.load(answer))
+        except (OSError, ValueError) as exc:
+            logger.info("ECS's metadata cannot be read: %s", exc)
+            time.sleep(0.2 * 2**attempt)
+    raise ConfigError("ECS's metadata cannot be read")
+
+
+def run_on_ecs(config: Mapping[str, Any]) -> int:
+    """Run the node that a configuration and the task's metadata describe; returns the exit status."""
+    return _run(lambda: on_ecs(config, os.environ))
+
+
 def main(argv: list[str], environ: Mapping[str, str]) -> int:
     """Run the node that the configuration describes; returns the exit status."""
+    return _run(lambda: read_config(argv, environ))
+
+
+def _run(read: Callable[[], dict[str, Any]]) -> int:
     try:
-        config = read_config(argv, environ)
+        config = read()
         dask.config.set({"temporary-directory": config["directory"]})
         os.chdir(config["directory"])
         status = asyncio.run(run_scheduler(config) if config["role"] == "scheduler" else run_worker(config))

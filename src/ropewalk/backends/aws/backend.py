@@ -1,0 +1,190 @@
+"""Drives one AWS account of a team: ECS tasks on Fargate."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ropewalk.backends.aws import prices, shapes
+from ropewalk.backends.aws.addresses import Addresses
+from ropewalk.backends.aws.api import Aws, aws_code
+from ropewalk.backends.aws.connect import connect
+from ropewalk.backends.aws.definitions import Definitions
+from ropewalk.backends.aws.infrastructure import Infrastructure
+from ropewalk.backends.aws.launch import Launcher
+from ropewalk.backends.aws.logs import Logs
+from ropewalk.backends.aws.observe import GRACE, Lookout
+from ropewalk.backends.aws.search import Search
+from ropewalk.backends.aws.tags import resource_name
+from ropewalk.backends.aws.tasks import handles
+from ropewalk.backends.port import (
+    Answer,
+    Capabilities,
+    LaunchRequest,
+    LaunchResult,
+    LogChunk,
+    NodeHandle,
+    NodeShape,
+    Observation,
+    Place,
+    Resource,
+)
+from ropewalk.errors import BackendError
+from ropewalk.schemas.aws import AwsCredentials, AwsSettings
+from ropewalk.schemas.clusters import NodeRole
+
+__all__ = ["AwsBackend"]
+
+STOP_REASON = "Stopped by Ropewalk."
+
+
+class AwsBackend:
+    """Runs nodes as ECS tasks in one region of one AWS account.
+
+    Args:
+        place: The cloud account.
+        settings: What the team decided.
+        credentials: The team's long-lived key.
+        resources: What ``prepare`` made or found before.
+        endpoint_url: Other endpoint for all of AWS; only the operator may set it.
+        grace: Seconds for which a task that ECS does not show yet is unknown, and not gone.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        settings: AwsSettings,
+        credentials: AwsCredentials,
+        resources: Sequence[Resource],
+        *,
+        endpoint_url: str | None = None,
+        grace: float = GRACE,
+    ) -> None:
+        self._place = place
+        self._settings = settings
+        self._aws = Aws(
+            credentials,
+            settings.region,
+            role_arn=settings.role_arn,
+            external_id=settings.external_id,
+            endpoint_url=endpoint_url,
+        )
+        self._infrastructure = Infrastructure(settings, resources)
+        self._search = Search(self._aws, self._infrastructure)
+        self._definitions = Definitions(self._aws, resource_name(place))
+        self._launcher = Launcher(self._aws, place, settings, self._infrastructure, self._definitions, self._search)
+        addresses = Addresses(self._aws, public=self._infrastructure.public)
+        self._lookout = Lookout(self._search, addresses, self._launcher.never_ran, grace=grace)
+        self._logs = Logs(self._aws)
+
+    @property
+    def kind(self) -> str:
+        return "aws"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            scheduler_address_first=False,
+            launch_batch=10,
+            spot=True,
+            images=True,
+            private_network=True,
+            names_nodes=True,
+        )
+
+    def validate(self, shape: NodeShape, role: NodeRole, options: Mapping[str, Any]) -> None:
+        shapes.fit(shape, role)
+        shapes.parse_options(options, self._settings.region)
+
+    def hourly_price(
+        self, shape: NodeShape, *, spot: bool = False, options: Mapping[str, Any] | None = None
+    ) -> tuple[float, str]:
+        chosen = shapes.parse_options(options or {}, self._settings.region)
+        return prices.hourly(
+            shapes.fit(shape, NodeRole.WORKER),
+            self._settings.region,
+            arm=(chosen.architecture or self._settings.architecture) == "ARM64",
+            spot=spot,
+            storage=chosen.ephemeral_storage,
+            public=not self._settings.private_subnets,
+        )
+
+    def price_note(self, *, spot: bool = False, options: Mapping[str, Any] | None = None) -> str | None:  # noqa: ARG002 - the port's
+        return prices.note(self._settings.region, spot=spot)
+
+    async def launch(self, request: LaunchRequest) -> Sequence[LaunchResult]:
+        try:
+            return await self._launcher.launch(request)
+        finally:
+            self._lookout.stir()
+
+    async def stop(self, nodes: Sequence[NodeHandle]) -> None:
+        """Ask ECS to stop tasks: SIGTERM, and SIGKILL when they have not ended by themselves."""
+        self._launcher.forbid(node.name for node in nodes)
+        arns = {node.cloud_id for node in nodes if node.cloud_id}
+        arns |= await self._unanswered([node for node in nodes if node.cloud_id is None])
+        results = await asyncio.gather(*(self._stop(arn) for arn in sorted(arns)), return_exceptions=True)
+        self._lookout.stir(arns)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _unanswered(self, nodes: Sequence[NodeHandle]) -> set[str]:
+        """Return the tasks of nodes whose launch was never answered."""
+        wanted = [node for node in nodes if not self._launcher.never_ran(node.name)]
+        found: set[str] = set()
+        for cluster in {node.cluster for node in wanted}:
+            tasks = await self._search.by_name(cluster)
+            names = {node.name for node in wanted if node.cluster == cluster}
+            found |= {task.arn for name, task in tasks.items() if name in names and not task.stopped}
+        return found
+
+    async def _stop(self, arn: str) -> None:
+        cluster = self._infrastructure.cluster_arn
+        try:
+            await self._aws.call("ecs", "StopTask", cluster=cluster, task=arn, reason=STOP_REASON)
+        except BackendError as exc:
+            # "The referenced task was not found": it ended long ago. No cluster of ECS is deleted while a task runs.
+            if aws_code(exc) not in ("InvalidParameterException", "ClusterNotFoundException"):
+                raise
+
+    async def observe(self, nodes: Sequence[NodeHandle]) -> Observation:
+        return await self._lookout.observe(nodes) if nodes else Observation({})
+
+    async def changed(self) -> None:
+        await self._lookout.changed()
+
+    async def inventory(self) -> Sequence[NodeHandle]:
+        if self._infrastructure.missing():
+            return []  # nothing was ever launched without an ECS cluster
+        return handles(await self._search.living(), self._place.installation)
+
+    async def logs(self, node: NodeHandle, cursor: str | None = None, limit: int = 1_000_000) -> LogChunk:
+        arn, ended_at = await self._log_of(node)
+        if arn is None:
+            return LogChunk("", cursor or "0@", complete=ended_at is not None)
+        return await self._logs.read(self._infrastructure.log_group, arn, cursor, max(limit, 4), ended_at)
+
+    async def _log_of(self, node: NodeHandle) -> tuple[str | None, float | None]:
+        """Return the task of a node, and when it ended (0: long ago)."""
+        last = self._lookout.last(node.cloud_id or "")
+        if last is not None and last.settled:
+            return node.cloud_id, None
+        if node.cloud_id is None:
+            task = (await self._search.by_name(node.cluster)).get(node.name)
+            if task is None:
+                seen = (await self._lookout.observe([node])).sightings[node.name]
+                return None, 0.0 if seen.answer is Answer.GONE else None
+        else:
+            task = (await self._search.describe([node.cloud_id])).get(node.cloud_id)
+        if task is None:
+            return node.cloud_id, 0.0
+        return task.arn, (task.stopped_at or 0.0) if task.stopped else None
+
+    async def connect(self, scheduler: NodeHandle, address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await connect(scheduler.name, address)
+
+    async def close(self) -> None:
+        await self._definitions.close()
+        await self._aws.close()
