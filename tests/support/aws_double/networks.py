@@ -237,7 +237,8 @@ def _nat_xml(nat: dict[str, Any]) -> str:
         f"<natGatewayId>{nat['NatGatewayId']}</natGatewayId><subnetId>{nat['SubnetId']}</subnetId>"
         f"<vpcId>{nat['VpcId']}</vpcId><state>{_nat_state(nat)}</state><createTime>{nat['CreateTime']}</createTime>"
         f"<connectivityType>{nat['ConnectivityType']}</connectivityType>"
-        f"<natGatewayAddressSet>{known if address else ''}</natGatewayAddressSet>{ec2._tag_set_xml(nat['NatGatewayId'])}"
+        f"<natGatewayAddressSet>{known if address else ''}</natGatewayAddressSet>"
+        f"{ec2._tag_set_xml(nat['NatGatewayId'])}"
     )
 
 
