@@ -1,7 +1,7 @@
 """A private container engine for one test process: Debian's dockerd, with files, addresses and networks of its own.
 
-No packet leaves the machine: containers are in one internal network, whose members have no default route, and nothing
-is ever pulled. Neither iptables nor forwarding is touched. The test can reach containers by their addresses, as a team
+No packet leaves the machine: containers are in one internal network, rules of routing keep in what comes from it and
+goes to it, and nothing is ever pulled. Neither iptables nor forwarding is touched. The test can reach containers by their addresses, as a team
 would reach public ones, and they can reach what listens on the network's own address (:attr:`Engine.gateway`).
 """
 
@@ -179,18 +179,20 @@ def _wait(process: subprocess.Popen[Any], path: Path, log: Path) -> None:
 
 @contextlib.contextmanager
 def _kept_in(subnet: str, slot: int) -> Iterator[None]:
-    """Let no packet to an address of the network take the default route, also once the network is gone."""
+    """Let nothing from or to an address of the network take any route but the network's own, also once that is gone."""
     rules = [
-        (str(21100 + 2 * slot), ["lookup", "main", "suppress_prefixlength", "0"]),
-        (str(21101 + 2 * slot), ["unreachable"]),
+        ["to", subnet, "lookup", "main", "suppress_prefixlength", "0"],
+        ["to", subnet, "unreachable"],
+        ["from", subnet, "unreachable"],
     ]
-    for priority, action in rules:
+    numbered = {str(21100 + len(rules) * slot + place): rule for place, rule in enumerate(rules)}
+    for priority, rule in numbered.items():
         subprocess.run(["ip", "rule", "del", "priority", priority], capture_output=True, check=False)
-        subprocess.run(["ip", "rule", "add", "to", subnet, "priority", priority, *action], check=True)
+        subprocess.run(["ip", "rule", "add", "priority", priority, *rule], check=True)
     try:
         yield
     finally:
-        for priority, _ in rules:
+        for priority in numbered:
             subprocess.run(["ip", "rule", "del", "priority", priority], check=False)
 
 
