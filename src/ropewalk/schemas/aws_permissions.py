@@ -107,7 +107,7 @@ def _for(feature: Feature, action: str, use: str, *scopes: Scope) -> Permission:
 
 
 def _remove(action: str, what: str, *scopes: Scope) -> Permission:
-    return _may(action, TEARDOWN, f"remove {what}", f"teardown leaves {what} behind, to be removed by hand", *scopes)
+    return _may(action, TEARDOWN, f"remove {what}", f"teardown leaves behind {what}, to be removed by hand", *scopes)
 
 
 _IDENTITY = (

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ropewalk.schemas.aws_permissions import PERMISSIONS, Permission, Phase
 from ropewalk.schemas.aws_scopes import ALL, Conditions, Scope
 
-__all__ = ["LIMIT", "policy", "policy_of", "size"]
+__all__ = ["LIMIT", "filled", "partition", "policy", "policy_of", "size"]
 
 LIMIT = 6144
 """Characters of a managed policy, without white space ("IAM and AWS STS quotas")."""
@@ -38,7 +38,7 @@ def policy_of(
     for item in permissions:
         for scope in item.scopes if scoped else (ALL,):
             by_scope.setdefault(scope, []).append(item.action)
-    names = {"partition": _partition(region), "region": region, "account": account}
+    names = {"partition": partition(region), "region": region, "account": account}
     statements = [_statement(scope, actions, names) for scope, actions in by_scope.items()]
     return {"Version": "2012-10-17", "Statement": statements}
 
@@ -57,18 +57,19 @@ def _statement(scope: Scope, actions: list[str], names: dict[str, str]) -> dict[
         "Resource": resources if len(resources) > 1 else resources[0],
     }
     if scope.conditions:
-        statement["Condition"] = _filled(scope.conditions, names)
+        statement["Condition"] = filled(scope.conditions, names)
     return statement
 
 
-def _filled(conditions: Conditions, names: dict[str, str]) -> dict[str, dict[str, str | list[str]]]:
+def filled(conditions: Conditions, names: Mapping[str, str]) -> dict[str, dict[str, str | list[str]]]:
+    """Return conditions with the names of partition, region and account in them."""
     return {
         operator: {key: value.format(**names) if isinstance(value, str) else list(value) for key, value in keys.items()}
         for operator, keys in conditions.items()
     }
 
 
-def _partition(region: str) -> str:
+def partition(region: str) -> str:
     """Return the first part of ARNs: China and GovCloud have their own ("ARN format", IAM user guide)."""
     if region.startswith("cn-"):
         return "aws-cn"

@@ -1,0 +1,206 @@
+"""Find out whether clusters can run in an AWS account; nothing is changed.
+
+Each action of the table of permissions is tried (:mod:`probes`) and, where the key may ask, simulated by IAM
+(:mod:`simulate`). What a request proves counts more than a simulation; where neither knows, the report says *unknown*.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from ropewalk.backends.aws.api import Aws
+from ropewalk.backends.aws.credentials import identity_of
+from ropewalk.backends.aws.facts import facts
+from ropewalk.backends.aws.probes import PROBES, Probe, Verdict, verdict
+from ropewalk.backends.aws.simulate import simulated
+from ropewalk.errors import BackendError
+from ropewalk.schemas.aws import AwsSettings
+from ropewalk.schemas.aws_permissions import PERMISSIONS, Feature, Permission
+from ropewalk.schemas.aws_policy import partition, policy_of
+from ropewalk.schemas.aws_scopes import OWNED, PARENTS
+from ropewalk.schemas.cloud_accounts import CheckItem, CheckReport, CheckStatus, CloudIdentity
+
+__all__ = ["check_account"]
+
+PATIENCE = 20.0  # seconds, after which what has not been answered is unknown; some 3 s are usual
+_T = TypeVar("_T")
+_L = TypeVar("_L")
+_Said = tuple[str, str | None]
+"""A verdict, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    permission: Permission
+    verdict: str
+    why: str | None = None
+
+
+async def check_account(aws: Aws, settings: AwsSettings, *, patience: float = PATIENCE) -> CheckReport:
+    """Check a key and its rights, the region, ECS's service-linked role and Fargate's quotas.
+
+    What AWS has not answered after *patience* seconds is unknown. Never raises: what fails is in the report.
+    """
+    now = datetime.now(UTC)
+    try:
+        who = await identity_of(aws)
+    except BackendError as error:
+        item = CheckItem(
+            name="credentials",
+            status=CheckStatus.FAILED,
+            message=error.message,
+            advice=error.advice,
+            details=error.details,
+        )
+        return CheckReport(checked_at=now, items=[item])
+    findings, others = await asyncio.gather(_permissions(aws, settings, who, patience), facts(aws, patience))
+    items = [_identity(who), *others, *_summary(findings, _features(settings))]
+    items += [_item(finding, _features(settings)) for finding in findings]
+    return CheckReport(checked_at=now, items=items, policy=_missing(findings))
+
+
+def _identity(who: CloudIdentity) -> CheckItem:
+    return CheckItem(
+        name="credentials",
+        status=CheckStatus.WARNING if who.warning else CheckStatus.OK,
+        message=f"The key is that of {who.name} in the AWS account {who.owner}.",
+        advice=who.warning,
+        details={"account_id": who.owner, "arn": who.name},
+    )
+
+
+def _features(settings: AwsSettings) -> frozenset[Feature]:
+    wanted = {Feature.PRIVATE: settings.private_subnets, Feature.PEERING: bool(settings.peering)}
+    return frozenset(feature for feature, asked in wanted.items() if asked)
+
+
+async def _permissions(aws: Aws, settings: AwsSettings, who: CloudIdentity, patience: float) -> list[_Finding]:
+    names = {"partition": partition(aws.region), "region": aws.region, "account": who.owner}
+    root = who.name.endswith(":root")  # IAM simulates users, groups and roles only
+    roles = [role for role in (settings.execution_role_arn, settings.task_role_arn) if role]
+    principal = settings.role_arn or who.name
+    late = Verdict.UNKNOWN, "AWS did not answer in time"
+    tries = [_in_time(_try(aws, probe, action, names), patience, late) for action, probe in PROBES.items()]
+    asking = _nothing() if root else _in_time(simulated(aws, principal, names, roles), patience, None)
+    said, tried = await asyncio.gather(asking, asyncio.gather(*tries))
+    return _judged(dict(zip(PROBES, tried, strict=True)), said)
+
+
+async def _nothing() -> None:
+    return None
+
+
+async def _in_time(work: Awaitable[_T], patience: float, late: _L) -> _T | _L:
+    try:
+        async with asyncio.timeout(patience):
+            return await work
+    except TimeoutError:
+        return late
+
+
+async def _try(aws: Aws, probe: Probe, action: str, names: Mapping[str, str]) -> _Said:
+    """Return a verdict, and AWS's words where there is none."""
+    error = await _sent(aws, probe, probe.filled(names))
+    found = verdict(error, action)
+    tagged = probe.with_tag(names)
+    if found == Verdict.DENIED and tagged is not None:
+        error = await _sent(aws, probe, tagged)
+        found = verdict(error, action)
+    return found, error.message if error is not None and found == Verdict.UNKNOWN else None
+
+
+async def _sent(aws: Aws, probe: Probe, parameters: dict[str, Any]) -> BackendError | None:
+    try:
+        await aws.call(probe.service, probe.operation, **parameters)
+    except BackendError as error:
+        return error
+    return None
+
+
+def _judged(tried: Mapping[str, _Said | None], simulation: Mapping[str, _Said] | BackendError | None) -> list[_Finding]:
+    said = simulation if isinstance(simulation, Mapping) else {}
+    by_tag = {item.action for item in PERMISSIONS if {OWNED, PARENTS} & set(item.scopes)}
+    # What cannot exist has no tags. If all that depends on them is denied, the policy may be one that asks for tags.
+    only_tags = not said and all((tried.get(action) or ("",))[0] == Verdict.DENIED for action in by_tag & set(tried))
+    known = {"sts:GetCallerIdentity": (Verdict.ALLOWED, None), "iam:SimulatePrincipalPolicy": _simulates(simulation)}
+    findings = []
+    for item in PERMISSIONS:
+        found = known.get(item.action) or _merged(tried.get(item.action), said.get(item.action), item.action in by_tag)
+        if only_tags and item.action in by_tag and found[0] == Verdict.DENIED:
+            found = (
+                Verdict.UNKNOWN,
+                "AWS denies it for what has no tag of Ropewalk, and there is nothing yet that has",
+            )
+        findings.append(_Finding(item, *found))
+    return findings
+
+
+def _simulates(simulation: Mapping[str, _Said] | BackendError | None) -> _Said:
+    if isinstance(simulation, Mapping):
+        return Verdict.ALLOWED, None
+    if isinstance(simulation, BackendError):
+        found = verdict(simulation, "iam:SimulatePrincipalPolicy")
+        return found, None if found == Verdict.DENIED else simulation.message
+    return Verdict.UNKNOWN, "IAM was not asked, or did not answer in time"
+
+
+def _merged(tried: _Said | None, said: _Said | None, by_tag: bool) -> _Said:
+    """Return what a request and the simulation say together."""
+    if tried is not None and tried[0] == Verdict.ALLOWED:
+        return tried
+    if tried is not None and tried[0] == Verdict.DENIED:
+        if said is None:
+            return tried
+        if said[0] == Verdict.DENIED or by_tag:
+            return said
+        return (
+            Verdict.DENIED,
+            "AWS refuses it although the key's policies allow it: a policy of the organization does not",
+        )
+    if said is not None:
+        return said
+    reason = tried[1] if tried is not None else None
+    return Verdict.UNKNOWN, reason or "no request can tell, and IAM could not be asked (iam:SimulatePrincipalPolicy)"
+
+
+def _item(finding: _Finding, features: frozenset[Feature]) -> CheckItem:
+    item, why = finding.permission, f" ({finding.why})" if finding.why else ""
+    needed = item.needed(features)
+    statuses = {Verdict.ALLOWED: CheckStatus.OK, Verdict.UNKNOWN: CheckStatus.UNKNOWN}
+    texts = {
+        Verdict.ALLOWED: f"Allowed; used to {item.use}.",
+        Verdict.UNKNOWN: f"Unknown{why}. Without it: {item.breaks}.",
+        Verdict.DENIED: f"Denied{why}. Without it: {item.breaks}.",
+    }
+    return CheckItem(
+        name=item.action,
+        status=statuses.get(finding.verdict, CheckStatus.FAILED if needed else CheckStatus.WARNING),
+        message=texts[finding.verdict],
+        details={"verdict": finding.verdict, "phases": [str(phase) for phase in item.phases], "needed": needed},
+    )
+
+
+def _summary(findings: Sequence[_Finding], features: frozenset[Feature]) -> list[CheckItem]:
+    denied = [item for item in findings if item.verdict == Verdict.DENIED]
+    unknown = sum(item.verdict == Verdict.UNKNOWN for item in findings)
+    needed = [item.permission.action for item in denied if item.permission.needed(features)]
+    counts = f"{len(findings) - len(denied) - unknown} of {len(findings)} actions are allowed"
+    counts += f", {unknown} are unknown" if unknown else ""
+    if not denied:
+        return [CheckItem(name="permissions", status=CheckStatus.OK, message=f"{counts}, none is denied.")]
+    text = f"{counts}, {len(denied)} are denied; clusters cannot run without {len(needed)} of these."
+    status = CheckStatus.FAILED if needed else CheckStatus.WARNING
+    advice = (
+        "Add the policy at the end of this report to the key's user; `ropewalk cloud-account policy aws` prints all."
+    )
+    return [CheckItem(name="permissions", status=status, message=text, advice=advice, details={"needed": needed})]
+
+
+def _missing(findings: Sequence[_Finding]) -> dict[str, Any] | None:
+    """Return a policy of just what is denied."""
+    denied = [finding.permission for finding in findings if finding.verdict == Verdict.DENIED]
+    return policy_of(denied) if denied else None
