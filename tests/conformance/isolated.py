@@ -10,7 +10,7 @@ from ropewalk.backends.local import LocalBackend
 from ropewalk.backends.port import NodeHandle
 from ropewalk.schemas.cloud_accounts import HostedSettings, Isolate
 from tests.conformance import harness
-from tests.support import isolated
+from tests.support import isolated, spawners
 
 
 class IsolatedHarness(harness.LocalHarness):
@@ -20,11 +20,14 @@ class IsolatedHarness(harness.LocalHarness):
 
     def _make(self) -> LocalBackend:
         settings = HostedSettings(isolation=Isolate.REQUIRED, uid_base=isolated.UID_BASE)
-        return LocalBackend(self.root, harness.INSTALLATION, settings, interpreter=isolated.interpreter())
+        spawner = spawners.spawner("isolated")
+        python = isolated.interpreter()
+        return LocalBackend(self.root, harness.INSTALLATION, settings, interpreter=python, spawner=spawner)
 
     async def visible(self, node: NodeHandle) -> str:
         process = psutil.Process(self.pid(node))
         assert set(process.uids()) == {isolated.UID_BASE}
+        assert process.ppid() == getattr(spawners.spawner("isolated").parent, "pid", None)
         folder = self.backend._home(node).path
         assert [oct(path.stat().st_mode & 0o067) for path in (folder, folder / "log")] == ["0o0"] * 2
         assert not (folder / "config.json").exists()

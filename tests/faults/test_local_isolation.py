@@ -11,7 +11,7 @@ import sys
 import textwrap
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,8 @@ def existing(paths: Sequence[str]) -> list[str]:
 class Machine:
     """A data directory with a server's files, and the accounts' nodes."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, mode: str = "plain", **settings: Any) -> None:
+        self.mode = mode
         self.data = isolated.data_dir()
         self.installation = f"inst-{uuid.uuid4().hex}"
         for name in ("encryption.key", "ropewalk.db", "ropewalk.toml"):
@@ -71,14 +72,17 @@ class Machine:
             program=PROGRAM,
             stop_grace=0.2,
             interpreter=isolated.interpreter(),
+            spawner=spawners.spawner(self.mode),
         )
 
-    async def launch(self, account: str, code: str = "") -> NodeHandle:
+    async def launch(
+        self, account: str, code: str = "", *, secret: str | None = None, key: str = "", memory: int = MEMORY
+    ) -> NodeHandle:
         """Start a node of *account*, whose cluster and node have its name, that runs *code*."""
         ref = ClusterRef(self.installation, account, f"cluster-{account}", account)
-        config = {"options": {"code": f"import os\n{textwrap.dedent(code)}"}}
-        shape = NodeShape(1, MEMORY)
-        node = NodeLaunch(f"node-{account}", NodeRole.SCHEDULER, shape, config, {"SECRET_OF": account})
+        config = {"options": {"code": f"import os\n{textwrap.dedent(code)}"}, "tls": {"key": key}}
+        environ = {"SECRET_OF": secret or account}
+        node = NodeLaunch(f"node-{account}", NodeRole.SCHEDULER, NodeShape(1, memory), config, environ)
         (result,) = await self.backend.launch(LaunchRequest(ref, [node]))
         if result.error is not None:
             raise result.error
@@ -92,7 +96,7 @@ class Machine:
             assert not any(line.startswith("Traceback") for line in lines), lines
             return next((line for line in lines if line.startswith("result ")), None)
 
-        return json.loads((await eventually(written)).removeprefix("result "))
+        return json.loads((await eventually(written, within=60)).removeprefix("result "))
 
     def home(self, node: NodeHandle) -> NodeHome:
         return self.backend._home(node)
@@ -119,10 +123,17 @@ class Machine:
         await self.backend.close()
 
 
-@pytest.fixture
-async def machine() -> AsyncIterator[Machine]:
+@pytest.fixture(scope="module", autouse=True)
+def no_warm_parent_left() -> Iterator[None]:
+    yield
+    spawners.close_all()
+
+
+@pytest.fixture(params=["plain", "isolated"])
+async def machine(request: pytest.FixtureRequest) -> AsyncIterator[Machine]:
+    """With nodes that are processes of their own, and with nodes that are forked from a warm parent that is root."""
     isolated.interpreter()
-    machine = Machine()
+    machine = Machine(request.param)
     yield machine
     await machine.close()
 
@@ -155,6 +166,9 @@ class TestReading:
         thief = await machine.launch(
             "thief",
             f"""
+            import time
+            while not os.path.exists({str(own / "process.json")!r}):
+                time.sleep(0.01)
             result = {{}}
             for path in {[str(path) for path in files]!r}:
                 result["read " + path] = attempt(lambda: open(path).read())
@@ -279,6 +293,55 @@ class TestRights:
         handle = NodeHandle("node-a", "cluster-a", NodeRole.SCHEDULER)
         await machine.result(handle)
         assert (await machine.backend.logs(handle)).text.startswith(f"uid {isolated.UID_BASE}\n")
+
+
+class TestForkedNodes:
+    """What nodes of several users share that are forked from one process: nothing that is anybody's."""
+
+    @pytest.fixture
+    async def warm(self) -> AsyncIterator[Machine]:
+        isolated.interpreter()
+        machine = Machine("isolated")
+        yield machine
+        await machine.close()
+
+    async def test_come_from_the_parent_whose_home_is_nobodys(
+        self, warm: Machine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        node = await warm.launch("a", "import dask.config; result = [str(p) for p in dask.config.paths]")
+        parent = spawners.spawner("isolated").parent
+        assert parent is not None
+        assert psutil.Process(warm.pid(node)).ppid() == parent.pid
+        assert psutil.Process(parent.pid).environ()["HOME"] == "/nonexistent"
+        assert [path for path in await warm.result(node) if path.startswith(str(Path.home()))] == []
+
+    async def test_do_not_find_another_accounts_secrets_in_their_memory(self, warm: Machine) -> None:
+        mark = uuid.uuid4().hex
+        await warm.result(await warm.launch("victim", secret=f"{mark}{'1' * 32}", key=f"{mark}{'2' * 32}"))
+        thief = await warm.launch(
+            "thief",
+            f"""
+            import re
+            wanted, found = re.compile(b"{mark}([123]){{32}}"), set()
+            with open("/proc/self/mem", "rb", 0) as memory:
+                for line in open("/proc/self/maps"):
+                    span, rights = line.split()[:2]
+                    first, last = (int(end, 16) for end in span.split("-"))
+                    if rights[0] == "r" and "[v" not in line:
+                        memory.seek(first)
+                        found |= set(wanted.findall(memory.read(last - first)))
+            result = sorted(digit.decode() for digit in found)
+            """,
+            secret=f"{mark}{'3' * 32}",
+            memory=2**30,
+        )
+        assert await warm.result(thief) == ["3"]  # its own, which shows that it can search
+
+    async def test_of_the_servers_own_user_are_not_forked_from_that_parent(self, warm: Machine) -> None:
+        warm.settings = warm.settings.model_copy(update={"isolation": Isolate.OFF})
+        warm.backend = warm.server()
+        node = await warm.launch("a", "import dask.config; result = [str(p) for p in dask.config.paths]")
+        assert str(Path.home() / ".config" / "dask") in await warm.result(node)
 
 
 class TestLimits:

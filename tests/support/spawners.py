@@ -1,10 +1,14 @@
-"""The two ways to start a node. One warm parent for all tests of a process: each takes a second to import."""
+"""The ways to start a node. One warm parent of each kind for all tests of a process: each takes a second to import."""
 
 from __future__ import annotations
 
+import sys
+
 from ropewalk.backends.local.spawner import Spawner
+from tests.support import isolated
 
 MODES = ("plain", "warm")
+"""For nodes of the server's own user; "isolated" is a warm parent for nodes of other users."""
 
 _made: dict[str, Spawner] = {}
 
@@ -13,9 +17,10 @@ def spawner(mode: str) -> Spawner:
     """Return the spawner of *mode*; a warm one has its parent."""
     made = _made.get(mode)
     if made is None:
-        made = _made[mode] = Spawner(warm=mode == "warm")
-    if mode == "warm":
-        made.start()
+        interpreter = isolated.interpreter() if mode == "isolated" else sys.executable
+        made = _made[mode] = Spawner(warm=mode != "plain", interpreter=interpreter)
+    if mode != "plain":
+        made.start(isolated=mode == "isolated")
         assert made.wait_warm(60) is not None
     return made
 

@@ -124,8 +124,13 @@ def check_server_url(url: object) -> str:
     return cast("str", url).rstrip("/")
 
 
-def _ssl_context() -> ssl.SSLContext:
-    """Trust what the machine trusts (or SSL_CERT_FILE, SSL_CERT_DIR name), and the Mozilla list that httpx brings."""
+def _ssl_context(server: str) -> ssl.SSLContext:
+    """Trust what the machine trusts (or SSL_CERT_FILE, SSL_CERT_DIR name), and the Mozilla list that httpx brings.
+
+    Reading both takes some 50 ms, which an address without TLS has no use for: nothing is trusted there.
+    """
+    if urlsplit(server).scheme == "http":
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context = ssl.create_default_context()
     context.load_verify_locations(certifi.where())
     return context
@@ -170,7 +175,7 @@ class _Core:
             "headers": {"User-Agent": USER_AGENT, "Accept": "application/json"},
             "timeout": TIMEOUT,
             "transport": transport,
-            "verify": _ssl_context(),
+            "verify": _ssl_context(self.server),
             # A proxy of the network cannot reach this machine's own loopback interface.
             "trust_env": not loopback,
         }

@@ -85,7 +85,7 @@ class LocalBackend:
         self._root = root.expanduser().absolute()
         self._installation = installation
         self._settings = settings
-        self._spawner = spawner or Spawner()
+        self._spawner = spawner or Spawner(interpreter=interpreter)
         self._owns_spawner = spawner is None
         isolation = Isolation(self._root, settings, program.absolute(), interpreter)
         self._guard = Guard(isolation, Cgroups(installation), settings)
@@ -104,6 +104,7 @@ class LocalBackend:
         self._stopping: dict[str, Stopping] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._change = asyncio.Event()
+        self._warming: asyncio.Task[None] | None = None
 
     @property
     def kind(self) -> str:
@@ -150,6 +151,7 @@ class LocalBackend:
         return None
 
     async def check(self) -> CheckReport:
+        await self._begin_warming()  # a server asks this first
         return await asyncio.to_thread(machine.check, self._root, self._settings.listen_host, self._guard)
 
     async def isolation(self) -> Verdict:
@@ -181,7 +183,7 @@ class LocalBackend:
                 yield resource
 
     async def launch(self, request: LaunchRequest) -> Sequence[LaunchResult]:
-        self._spawner.start()
+        await self._warmed()
         starts = {node.name: self._start(request, node) for node in request.nodes}
         table = Table()
         results: dict[str, LaunchResult] = {}
@@ -258,7 +260,7 @@ class LocalBackend:
 
     async def inventory(self) -> Sequence[NodeHandle]:
         """List what lives, by lock, record and tag; on the way, remove logs that are older than they are kept."""
-        self._spawner.start()  # a server asks this first
+        await self._begin_warming()
         await self.housekeeping()
         return await self._file_work("Reading the directory of all nodes", self._living)
 
@@ -300,6 +302,18 @@ class LocalBackend:
         if self._owns_spawner:
             await asyncio.to_thread(self._spawner.close)
 
+    async def _begin_warming(self) -> None:
+        """See to it that there will be a process to fork nodes from, of the kind that they need."""
+        self._spawner.start(isolated=(await self.isolation()).isolated)
+
+    async def _warmed(self) -> None:
+        """Wait for that process, if it will soon be there; all launches wait in one thread."""
+        await self._begin_warming()
+        if self._spawner.imports:
+            if self._warming is None or self._warming.done():
+                self._warming = self._spawn(asyncio.to_thread(self._spawner.wait_imported))
+            await asyncio.shield(self._warming)
+
     def _home(self, handle: NodeHandle) -> NodeHome:
         return NodeHome.of(self._root, self._installation, handle)
 
@@ -333,10 +347,11 @@ class LocalBackend:
     def _changed_now(self) -> None:
         self._change.set()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 def _no_scheduler() -> TryAgainError:

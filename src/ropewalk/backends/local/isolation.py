@@ -111,7 +111,9 @@ class Isolation:
 
     def _open_way(self) -> None:
         """Let other users pass through to directories whose names they know, which list and show nothing."""
-        _let_pass(self._root.parent, keep_closed=True)
+        # Where others may pass already, it may be a directory of the system, whose mode is none of our business.
+        if not self._root.parent.stat().st_mode & stat.S_IXOTH:
+            _let_pass(self._root.parent, keep_closed=True)
         for path in (self._root, self._root / "clusters"):
             path.mkdir(mode=0o711, exist_ok=True)
             _let_pass(path, keep_closed=False)

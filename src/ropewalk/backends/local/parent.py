@@ -12,7 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -72,14 +72,6 @@ class Command:
     def argv(self) -> list[str]:
         return [self.interpreter, "-P", str(self.program), *self.arguments]
 
-    @property
-    def forkable(self) -> bool:
-        """Whether a warm parent may fork it: of the same user and interpreter, so that no rights have to be given up.
-
-        A fork of another user would have our modules' memory, and multiprocessing's fork server asks nobody who he is.
-        """
-        return self.confinement.uid is None and self.stdin is None and self.interpreter == sys.executable
-
 
 def packages() -> tuple[tuple[str, int], ...]:
     """Return what changes whenever a package of this environment is added, removed or replaced.
@@ -93,18 +85,36 @@ def packages() -> tuple[tuple[str, int], ...]:
     return tuple(found)
 
 
+@contextlib.contextmanager
+def _in_memory(content: bytes) -> Iterator[int]:
+    """Yield a descriptor of a file with no name that has *content* in it."""
+    descriptor = os.memfd_create("ropewalk", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, content)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 class WarmParent:
     """A process that forks nodes. Methods block, and may be called by several threads.
 
     Args:
         environ: The environment that all nodes share; libraries read it when they are imported.
+        interpreter: The Python that it and its forks are.
         log: Where the parent writes what goes wrong with it.
 
     Raises:
         OSError: it could not be started.
     """
 
-    def __init__(self, environ: Mapping[str, str], log: IO[bytes] | int = subprocess.DEVNULL) -> None:
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        interpreter: str = sys.executable,
+        log: IO[bytes] | int = subprocess.DEVNULL,
+    ) -> None:
         self.packages = packages()
         self._lock = threading.RLock()
         self._nodes: set[int] = set()
@@ -113,7 +123,7 @@ class WarmParent:
         with theirs:
             try:
                 self.process = subprocess.Popen(  # noqa: S603 - our own program and modules
-                    [sys.executable, "-P", str(PROGRAM), str(theirs.fileno()), *PRELOAD],
+                    [interpreter, "-P", str(PROGRAM), str(theirs.fileno()), *PRELOAD],
                     env={**environ, "JE_ARROW_MALLOC_CONF": "background_thread:false"},
                     cwd="/",
                     stdin=subprocess.DEVNULL,
@@ -158,13 +168,15 @@ class WarmParent:
             "argv": command.argv,
             "program": str(command.program),
             "arguments": list(command.arguments),
-            "environ": dict(command.environ),
             "cwd": str(command.cwd),
             "children": command.children,
+            "stdin": command.stdin is not None,
+            "uid": command.confinement.uid,
             "cgroups": command.confinement.cgroups,
         }
-        with self._lock:
-            answer = self._ask(request, [command.log.fileno(), *command.keep])
+        stdin = [] if command.stdin is None else [command.stdin.fileno()]
+        with _in_memory(json.dumps(dict(command.environ)).encode()) as environ, self._lock:
+            answer = self._ask(request, [environ, command.log.fileno(), *stdin, *command.keep])
             if "error" in answer:
                 raise NotForkedError(answer["error"])
             pid = int(answer["pid"])

@@ -2,7 +2,11 @@
 
 The supervisor is one thread per spawner: it starts the parent (which dies with that thread, hence with the server),
 starts another when that one died or the packages changed, and gives up for a while where forking would not be safe.
-While there is no warm parent, nodes are plain subprocesses; no launch ever waits for one.
+While there is no warm parent, nodes are plain subprocesses. A launch waits for one that imports, for
+:data:`IMPORT_PATIENCE` at the most: that is sooner done than the same imports in each node.
+
+Nodes with a user of their own are forked, too, by a parent whose ``HOME`` is nobody's: what libraries read there when
+they are imported would be the server's. A parent is either for those or for the others.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import logging
 import os
 import select
 import socket
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -33,6 +38,12 @@ FIRST_RETRY, LAST_RETRY = 1.0, 60.0
 """Seconds until a parent that died is replaced; doubled when the next dies soon, too."""
 LASTING = 60.0
 """Seconds that a parent has to live for its death not to count against the next."""
+
+IMPORT_PATIENCE = 10.0
+"""Seconds since its start that launches wait for a parent. It needs 1 to 3, nine plain processes at least as many."""
+
+NOBODYS_HOME = "/nonexistent"
+"""As Debian's policy calls the home of users that have none (section 9.2.3)."""
 
 _READ_AT_START = (
     *("PYTHON", "LD_", "MALLOC_", "GLIBC_", "JE_", "OMP_", "MKL_", "OPENBLAS_", "GOTO_", "KMP_", "BLIS_", "VECLIB_"),
@@ -82,11 +93,17 @@ class Spawner:
         warm: Whether to keep a warm parent.
         environ: What all nodes have in their environment, by default :func:`base_environ`. A node that differs in
             what libraries read when they are imported is not forked.
+        interpreter: The Python of the nodes; those with another are not forked.
     """
 
-    def __init__(self, *, warm: bool = True, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, *, warm: bool = True, environ: Mapping[str, str] | None = None, interpreter: str = sys.executable
+    ) -> None:
         self._environ = dict(base_environ() if environ is None else environ)
+        self._interpreter = interpreter
         self._warm = warm and supported()
+        self._isolated = False
+        self._importing_since: float | None = None
         self._parent: WarmParent | None = None
         self._thread: threading.Thread | None = None
         self._guard = threading.Lock()
@@ -94,21 +111,44 @@ class Spawner:
         self._changed = threading.Condition(self._guard)
         self._bell: socket.socket | None = None
 
-    def start(self) -> None:
-        """Begin to have a warm parent; harmless if that has begun."""
+    def start(self, *, isolated: bool = False) -> None:
+        """Begin to have a warm parent; harmless if that has begun.
+
+        Args:
+            isolated: It is for nodes with a user of their own, and those only. The last call counts.
+        """
         with self._guard:
+            changed, self._isolated = isolated != self._isolated, isolated
+            parent = self._parent
             if self._warm and not self._closed and self._thread is None:
+                self._importing_since = time.monotonic()
                 ring, self._bell = socket.socketpair()
                 self._thread = threading.Thread(
                     target=self._supervise, args=(ring,), name="ropewalk-warm-parent", daemon=True
                 )
                 self._thread.start()
+        if changed and parent is not None:
+            self._drop(parent)
+
+    @property
+    def imports(self) -> bool:
+        """Whether waiting for a warm parent is worth while."""
+        since = self._importing_since
+        return since is not None and time.monotonic() < since + IMPORT_PATIENCE
 
     @property
     def parent(self) -> WarmParent | None:
         """The warm parent, if there is one at this moment."""
         with self._guard:
             return self._parent
+
+    def wait_imported(self) -> None:
+        """Wait for a parent that imports, as long as that is worth while."""
+        with self._changed:
+            since = self._importing_since
+            if since is not None:
+                left = since + IMPORT_PATIENCE - time.monotonic()
+                self._changed.wait_for(lambda: self._importing_since is None or self._closed, max(0.0, left))
 
     def wait_warm(self, seconds: float) -> WarmParent | None:
         """Wait until there is a warm parent, at most *seconds*; return it."""
@@ -125,7 +165,7 @@ class Spawner:
         Raises:
             OSError: it could not be started.
         """
-        parent = self._usable(command) if command.forkable else None
+        parent = self._usable(command)
         if parent is not None:
             try:
                 pid = parent.fork(command)
@@ -158,13 +198,22 @@ class Spawner:
 
     def _usable(self, command: Command) -> WarmParent | None:
         parent = self.parent
-        if parent is None or _fixed(command.environ) != _fixed(self._environ):
+        if parent is None or not self._fits(command):
             return None
         if packages() != parent.packages:
             log.info("The packages on disk have changed; the warm parent is replaced")
             self._drop(parent)
             return None
         return parent
+
+    def _fits(self, command: Command) -> bool:
+        """Whether the parent is what *command* would become if it were started as a process of its own."""
+        isolated = command.confinement.uid is not None
+        own = dict(command.environ)
+        if isolated and own.get("HOME") == str(command.cwd):
+            own["HOME"] = self._environ["HOME"]  # as empty as nobody's
+        same = isolated == self._isolated and command.interpreter == self._interpreter
+        return same and _fixed(own) == _fixed(self._environ)
 
     def _drop(self, parent: WarmParent) -> None:
         """Let go of *parent*, and wake the supervisor to start another."""
@@ -186,12 +235,15 @@ class Spawner:
                     self._live_through(ring)
                 except OSError as exc:
                     log.warning("The warm parent could not be started: %s", exc)
+                    self._have(None)
                 self._pause(delay)
                 delay = FIRST_RETRY if time.monotonic() - began > LASTING else min(2 * delay, LAST_RETRY)
 
     def _live_through(self, ring: socket.socket) -> None:
         """Start a parent and stay until it has died, is to be replaced, or is not needed any more."""
-        parent = WarmParent(self._environ)
+        with self._guard:
+            isolated, self._importing_since = self._isolated, time.monotonic()
+        parent = WarmParent({**self._environ, "HOME": NOBODYS_HOME} if isolated else self._environ, self._interpreter)
         lives = False
         try:
             why = parent.wait_ready(ring)
@@ -199,17 +251,20 @@ class Spawner:
                 if not self._closed:
                     log.warning("Nodes are started without a warm parent, more slowly: %s", why)
                 return
-            with self._changed:
-                self._parent = parent
-                self._changed.notify_all()
+            self._have(parent if isolated == self._isolated else None)
             lives = self._until_over(parent, ring)
         finally:
-            with self._guard:
-                self._parent = None
+            self._have(None)
             if lives and not self._closed:
                 parent.retire()
             else:
                 parent.close()
+
+    def _have(self, parent: WarmParent | None) -> None:
+        """Let launches use *parent*, or no longer wait for one."""
+        with self._changed:
+            self._parent, self._importing_since = parent, None
+            self._changed.notify_all()
 
     def _until_over(self, parent: WarmParent, ring: socket.socket) -> bool:
         """Return whether the parent still lives."""

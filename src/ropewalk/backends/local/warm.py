@@ -4,9 +4,11 @@ Run as ``python -P warm.py FD MODULE...``, where FD is one end of a ``SOCK_SEQPA
 ``{"ready": true}``, or ``{"ready": false, "why": ...}`` if it would not be safe to fork. Then it answers one request
 after the other, and ends when the other side closes its end. Requests:
 
-* ``{"op": "fork", "program": ..., "arguments": [...], "argv": [...], "environ": {...}, "cwd": ..., "children": bool}``
-  with the descriptors of the log and of what the node is to keep: ``{"pid": n}`` as soon as the node can be found by
-  its tag, or ``{"error": ...}`` if nothing runs.
+* ``{"op": "fork", "program": ..., "arguments": [...], "argv": [...], "cwd": ..., "children": bool, "stdin": bool,
+  "uid": n or null, "cgroups": [...]}`` with descriptors: of a file with the environment, of the log, of the standard
+  input if there is one, and of what the node is to keep. ``{"pid": n}`` as soon as the node can be found by its tag, or
+  ``{"error": ...}`` if nothing runs. Environments may hold secrets, and what was once in this process's memory is in
+  that of every later fork, whoever's that is: only the fork itself reads the file.
 * ``{"op": "wait", "pid": n}``: ``{"status": exit status or minus the signal, or null while it runs}``. A node stays a
   zombie until this is asked, so that its pid means the same process until then.
 
@@ -21,6 +23,7 @@ import ctypes
 import gc
 import importlib
 import json
+import logging
 import mmap
 import os
 import random
@@ -31,9 +34,18 @@ import sys
 import tempfile
 import types
 from collections.abc import Mapping, Sequence
+from importlib.util import module_from_spec, spec_from_file_location
 from multiprocessing import current_process, forkserver, resource_tracker
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from ropewalk.backends.local.confinement import Confinement
+else:  # from the file beside this one: the interpreter of the nodes need not have Ropewalk
+    _spec = spec_from_file_location("_confinement", Path(__file__).with_name("confinement.py"))
+    sys.modules[_spec.name] = _confinement = module_from_spec(_spec)
+    _spec.loader.exec_module(_confinement)
+    Confinement = _confinement.Confinement
 
 REQUEST_BYTES = 2**18
 MAX_DESCRIPTORS = 8
@@ -105,6 +117,44 @@ def preload(modules: Sequence[str]) -> None:
             importlib.import_module(name)
 
 
+def rehearse() -> None:
+    """Do once what each node would do first: what libraries keep of it, forks find. None of it is secret or random.
+
+    Certificates of the machine that TLS would trust by default, versions of packages, and the some 260 routes of the
+    dashboards, whose patterns are compiled. Together half of the processor time of a forked scheduler, and more than
+    half of a worker's (docs/explanation/performance.md).
+    """
+    for step in (_trust, _find_versions, _build_dashboards):
+        with contextlib.suppress(Exception):  # another version of a library: then forks do it themselves
+            step()
+
+
+def _trust() -> None:
+    from tornado import netutil  # noqa: PLC0415 - nodes have it, and this program starts without
+
+    netutil._client_ssl_defaults()  # noqa: SLF001 - remembered by tornado
+    netutil._server_ssl_defaults()  # noqa: SLF001 - see above
+
+
+def _find_versions() -> None:
+    from distributed import versions  # noqa: PLC0415 - see above
+
+    versions.get_versions()
+
+
+def _build_dashboards() -> None:
+    import bokeh.server.tornado as serving  # noqa: PLC0415 - see above
+    from distributed.dashboard import core, scheduler, worker  # noqa: PLC0415 - see above
+
+    build: Any = core.BokehApplication
+    nobody: Any = types.SimpleNamespace(http_server=types.SimpleNamespace(port=0))
+    for module in (scheduler, worker):
+        build(module.applications, nobody, prefix="")
+    # A third of what is left is writing all routes down for a log line that nobody asked for.
+    if not serving.log.isEnabledFor(logging.DEBUG):
+        vars(serving)["pformat"] = lambda *_args, **_options: ""
+
+
 def program(path: str) -> types.CodeType:
     """Return the compiled program at *path*, compiled again only when it has changed."""
     status = Path(path).stat()
@@ -174,18 +224,19 @@ def become(request: Mapping[str, Any], received: Sequence[int], tell: int) -> No
     """Turn this fork into what a process that was just started would be."""
     os.setsid()
     os.umask(0o077)
-    for group in request["cgroups"]:
-        with contextlib.suppress(OSError):  # limits are a service, not a condition
-            Path(group, "cgroup.procs").write_text("0")
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    log = received[0]
+    variables, log, *kept = received
+    with open(variables, "rb") as file:  # noqa: PTH123 - a descriptor
+        environ = json.load(file)
+    if request["stdin"]:
+        os.dup2(kept.pop(0), 0)
     for number in (1, 2):
         os.dup2(log, number)
-    keep = {0, 1, 2, tell, *received[1:]}
+    keep = {0, 1, 2, tell, *kept}
     for number in descriptors():
         if number not in keep:
             os.close(number)
-    environ = request["environ"]
+    Confinement(request["uid"], tuple(request["cgroups"])).apply(execs=False)
     os.environ.clear()
     os.environ.update(environ)
     show(request["argv"], environ)
@@ -299,6 +350,7 @@ def main(argv: Sequence[str]) -> Mapping[str, Any] | None:
     control.set_inheritable(False)
     gc.disable()
     preload(argv[2:])
+    rehearse()
     why = unsafe(control.fileno())
     try:
         show(sys.orig_argv, os.environ)
