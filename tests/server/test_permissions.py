@@ -53,7 +53,10 @@ def test_what_only_administrators_and_operators_may_is_what_we_decided() -> None
     assert ROLE_PERMISSIONS[Role.ADMIN] - ROLE_PERMISSIONS[Role.MEMBER] == {
         Permission.ACCOUNT_MEMBERS_SET,
         Permission.ACCOUNT_MEMBERS_REMOVE,
-        Permission.ACCOUNT_CLOUD_CHECK,
+        Permission.ACCOUNT_CLOUD_SET,
+        Permission.ACCOUNT_CLOUD_FORGET,
+        Permission.ACCOUNT_CLOUD_PREPARE,
+        Permission.ACCOUNT_CLOUD_TEARDOWN,
         Permission.ACCOUNT_CLUSTERS_SCALE_ANY,
         Permission.ACCOUNT_CLUSTERS_UPDATE_ANY,
         Permission.ACCOUNT_CLUSTERS_STOP_ANY,

@@ -23,6 +23,7 @@ from ropewalk.server.api import (
 )
 from ropewalk.server.api.middleware import BodyLimit, Requests
 from ropewalk.server.clock import Clock, SystemClock
+from ropewalk.server.cloud_accounts.reconciler import CloudAccounts
 from ropewalk.server.cloud_accounts.registry import Backends
 from ropewalk.server.clusters.reconciler import Reconciler
 from ropewalk.server.context import Context
@@ -99,10 +100,14 @@ def create_app(
             reconciler = Reconciler(context)
             await reconciler.start()
             stack.push_async_callback(reconciler.stop)
+            works = CloudAccounts(context)
+            await works.start()
+            stack.push_async_callback(works.stop)
             dashboards = Upstreams(context)
             dashboards.start()
             stack.push_async_callback(dashboards.stop)
             app.state.context, app.state.reconciler, app.state.dashboards = context, reconciler, dashboards
+            app.state.cloud_accounts = works
             yield
             context.stopping.set()
 

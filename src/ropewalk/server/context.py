@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Protocol
 from ropewalk.server.metrics import Metrics
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from ropewalk.backends.port import Backend
+    from ropewalk.server.blueprint import Blueprint
     from ropewalk.server.clock import Clock
     from ropewalk.server.db.engine import Database
     from ropewalk.server.secrets import Vault
@@ -22,6 +25,10 @@ class Backends(Protocol):
 
     async def get(self, cloud_account_id: str) -> Backend:
         """Return the backend that drives the cloud account, made from its settings of now."""
+        ...
+
+    def tried(self, plan: Blueprint) -> AbstractAsyncContextManager[Backend]:
+        """Give a backend that is not kept: to try settings and credentials before they are stored."""
         ...
 
     async def close(self) -> None:

@@ -14,12 +14,13 @@ import structlog
 
 from ropewalk.errors import ClusterGoneError, FixItError, TryAgainError
 from ropewalk.server.clusters import service
-from ropewalk.server.clusters.leases import Lease, LeaseLostError, claim, fenced, new_owner, release_dead
+from ropewalk.server.clusters.leases import Lease, LeaseLostError, claim, fenced, release_dead
 from ropewalk.server.clusters.plan import ATTENTION, STOP_AGAIN
 from ropewalk.server.clusters.sweep import Sweep
 from ropewalk.server.clusters.timeline import steps_of
 from ropewalk.server.db.models import Cluster, Node
 from ropewalk.server.events import EventCode, record
+from ropewalk.server.owners import new_owner
 from tests.server.clusters.conftest import Fleet
 from tests.support.waiting import eventually
 
@@ -369,7 +370,7 @@ async def test_a_lease_that_holds_is_not_taken(fleet: Fleet) -> None:
 
 
 def _owner_that_died() -> str:
-    program = "from ropewalk.server.clusters import leases; print(leases.new_owner())"
+    program = "from ropewalk.server import owners; print(owners.new_owner())"
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
 
 

@@ -3,12 +3,9 @@
 (This module does not postpone annotations: FastAPI needs them when it is read.)
 """
 
-import asyncio
-from collections.abc import AsyncIterator
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response, status
-from fastapi.responses import StreamingResponse
 
 from ropewalk.schemas.clusters import (
     Cluster,
@@ -24,17 +21,14 @@ from ropewalk.schemas.clusters import (
     Timeline,
 )
 from ropewalk.schemas.common import Event
+from ropewalk.server.api import streams
 from ropewalk.server.api.deps import ContextDep, require
 from ropewalk.server.clusters import service
-from ropewalk.server.context import Context
 from ropewalk.server.gateway import metrics, passes
 from ropewalk.server.gateway.upstreams import Upstreams
 from ropewalk.server.identity.permissions import AccountCaller, Caller, Permission
 
 router = APIRouter(prefix="/api/v1", tags=["clusters"])
-
-KEEP_ALIVE_SECONDS = 15.0
-"""A comment is sent on a quiet stream this often, so that proxies keep it open and a dead peer is noticed."""
 
 Limit = Annotated[int, Query(ge=1, le=service.MAX_PAGE)]
 CreateCaller = Annotated[AccountCaller, require(Permission.ACCOUNT_CLUSTERS_CREATE)]
@@ -170,37 +164,12 @@ async def get_events(
     found, cluster_id, more = await service.events(context, caller, name, after=after, limit=limit)
     if not follow:
         return found
-    stream = _follow(context, caller, cluster_id, found, after=after, more=more)
-    return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
+    async def look(after: int) -> streams.Seen:
+        later, _, live = await service.events(context, caller, cluster_id, after=after)
+        return later, live
 
-async def _follow(
-    context: Context, caller: AccountCaller, cluster_id: str, found: list[Event], *, after: int, more: bool
-) -> AsyncIterator[str]:
-    with context.wakeups.subscribe(f"events:{cluster_id}") as changed:
-        # What happened between the first look and the subscription is found by looking at once.
-        changed.set()
-        while True:
-            for event in found:
-                after = event.id
-                yield f"id: {event.id}\nevent: {event.code}\ndata: {event.model_dump_json()}\n\n"
-            if (not more and not found) or context.stopping.is_set():
-                return
-            if more and not await _first(changed, context.stopping):
-                yield ": still here\n\n"
-            if context.stopping.is_set():
-                return  # the client asks the next server for what follows
-            changed.clear()
-            found, _, more = await service.events(context, caller, cluster_id, after=after)
-
-
-async def _first(*events: asyncio.Event) -> bool:
-    """Wait for one of *events*; returns whether one came in time."""
-    waits = [asyncio.ensure_future(event.wait()) for event in events]
-    done, pending = await asyncio.wait(waits, timeout=KEEP_ALIVE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-    for wait in pending:
-        wait.cancel()
-    return bool(done)
+    return streams.respond(context, f"events:{cluster_id}", look, (found, more), after=after)
 
 
 @router.get("/accounts/{account}/clusters/{name}/logs")

@@ -38,6 +38,7 @@ async def readyz(request: Request, context: ContextDep) -> JSONResponse:
     problems = {
         "database": await _database(context),
         "reconciler": None if request.app.state.reconciler.running else "is not running",
+        "cloud accounts": None if request.app.state.cloud_accounts.running else "are not worked on",
         "server": "is stopping" if context.stopping.is_set() else None,
     }
     parts = {name: problem or "ok" for name, problem in problems.items()}

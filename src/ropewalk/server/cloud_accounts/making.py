@@ -6,12 +6,12 @@ them installed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ropewalk.backends.port import Place, Resource
+from ropewalk.backends.port import Resource
 from ropewalk.errors import FixItError
 from ropewalk.schemas.aws import AwsCredentials, AwsSettings
 from ropewalk.schemas.cloud_accounts import HostedSettings
@@ -22,27 +22,17 @@ if TYPE_CHECKING:
 
     from ropewalk.backends.local import Spawner
     from ropewalk.backends.port import Backend
+    from ropewalk.server.blueprint import Blueprint
     from ropewalk.server.db.models import CloudAccount
 
-__all__ = ["Blueprint", "Workshop", "resources_of"]
-
-
-@dataclass(frozen=True, slots=True)
-class Blueprint:
-    """What a backend is made from."""
-
-    backend: str
-    place: Place
-    settings: Mapping[str, Any]
-    credentials: Mapping[str, Any] | None = field(default=None, repr=False)
-    resources: Sequence[Resource] = ()
+__all__ = ["Workshop", "resources_of"]
 
 
 @dataclass(slots=True)
 class Workshop:
     """What backends of this process share."""
 
-    data_dir: Path
+    local_dir: Path
     aws_endpoint_url: str | None = None
     spawner: Spawner | None = None
 
@@ -71,9 +61,7 @@ class Workshop:
         settings = HostedSettings.model_validate(plan.settings)
         # One for all: what is imported is the same, however the settings change.
         self.spawner = self.spawner or Spawner()
-        backend: Backend = LocalBackend(
-            self.data_dir / "local", plan.place.installation, settings, spawner=self.spawner
-        )
+        backend: Backend = LocalBackend(self.local_dir, plan.place.installation, settings, spawner=self.spawner)
         return backend
 
     def _aws(self, plan: Blueprint) -> Backend:

@@ -16,7 +16,7 @@ from ropewalk.server.db.models import Account, CloudAccount, Cluster, Event, Ins
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
-__all__ = ["external_id", "ingress_of", "live_clusters", "owned", "shown"]
+__all__ = ["external_id", "ingress_of", "live_clusters", "owned", "shown", "under_way"]
 
 _LIVE = [state.value for state in ClusterState if state.live]
 
@@ -49,6 +49,11 @@ def owned(row: CloudAccount) -> list[dict[str, Any]]:
     """Return what Ropewalk made in the cloud and would have to remove, in the order in which it was made."""
     stored = row.infrastructure.get("resources", [])
     return [item for item in stored if item.get("details", {}).get("owned", True)]
+
+
+def under_way(row: CloudAccount) -> bool:
+    """Return whether something is being done, or will be without anybody asking again."""
+    return row.work is not None and row.state != CloudState.ATTENTION
 
 
 async def live_clusters(session: AsyncSession, cloud_account_id: str) -> Sequence[Cluster]:

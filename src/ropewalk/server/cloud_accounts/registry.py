@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -12,7 +13,8 @@ from sqlalchemy import select
 
 from ropewalk.backends.port import Place
 from ropewalk.errors import FixItError, NotFoundError
-from ropewalk.server.cloud_accounts.making import Blueprint, Workshop, resources_of
+from ropewalk.server.blueprint import Blueprint
+from ropewalk.server.cloud_accounts.making import Workshop, resources_of
 from ropewalk.server.cloud_accounts.stored import credentials
 from ropewalk.server.db.models import Account, CloudAccount, Installation
 
@@ -60,7 +62,7 @@ class Backends:
     def bind(self, db: Database, settings: Settings, vault: Vault) -> None:
         """Say where cloud accounts are stored, and what opens their credentials."""
         self._db, self._vault = db, vault
-        self._workshop = Workshop(settings.data_dir, settings.aws_endpoint_url)
+        self._workshop = Workshop(settings.local_dir, settings.aws_endpoint_url)
 
     async def get(self, cloud_account_id: str) -> Backend:
         """Return the backend of a cloud account, made from its settings of now.
@@ -78,14 +80,23 @@ class Backends:
         async with self._lock:
             made = self._made.get(row.id)
             if made is None or made.updated_at != row.updated_at:
-                fresh = _Made(self.make(self._blueprint(row, place)), row.updated_at)
+                fresh = _Made(self._make(self._blueprint(row, place)), row.updated_at)
                 if made is not None:
                     self._retire(made.backend)
                 made = self._made[row.id] = fresh
             return made.backend
 
-    def make(self, plan: Blueprint) -> Backend:
-        """Return a new backend that is not kept: to try settings and credentials before they are stored."""
+    @asynccontextmanager
+    async def tried(self, plan: Blueprint) -> AsyncIterator[Backend]:
+        """Give a backend that is not kept: to try settings and credentials before they are stored."""
+        backend = self._make(plan)
+        try:
+            yield backend
+        finally:
+            if backend not in self._overrides.values():
+                await backend.close()
+
+    def _make(self, plan: Blueprint) -> Backend:
         if plan.backend in self._overrides:
             return self._overrides[plan.backend]
         if plan.backend in self._factories:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from ropewalk.errors import FixItError, InternalError, NotFoundError, RopewalkError
+from ropewalk.errors import ConflictError, FixItError, InternalError, NotFoundError, RopewalkError
 from ropewalk.schemas.cloud_accounts import CheckItem, CheckReport, CheckStatus, CloudKind, HostedSettings
 from ropewalk.schemas.cloud_accounts import CloudAccount as CloudAccountSchema
 from ropewalk.server.cloud_accounts import present
@@ -25,6 +25,7 @@ __all__ = [
     "find",
     "get_cloud_account",
     "hosted_settings",
+    "refuse_unusable",
     "resolve",
     "set_hosted",
 ]
@@ -69,8 +70,16 @@ async def resolve(session: AsyncSession, account: Account) -> CloudAccount:
     return row
 
 
-async def find(session: AsyncSession, account: Account, cloud_account_id: str | None) -> CloudAccount:
+async def find(
+    session: AsyncSession, account: Account, cloud_account_id: str | None, *, forgotten: bool = False
+) -> CloudAccount:
     """Return the cloud account of that id, if it is *account*'s; without an id the one where its new clusters run.
+
+    Args:
+        session: To look with.
+        account: Whose.
+        cloud_account_id: Which.
+        forgotten: It may have been forgotten.
 
     Raises:
         NotFoundError: It does not exist, is another account's, or was forgotten.
@@ -78,13 +87,32 @@ async def find(session: AsyncSession, account: Account, cloud_account_id: str | 
     if cloud_account_id is None:
         return await resolve(session, account)
     row = await session.get(CloudAccount, cloud_account_id)
-    if row is None or row.account_id != account.id or row.forgotten_at is not None:
+    if row is None or row.account_id != account.id or (row.forgotten_at is not None and not forgotten):
         raise NotFoundError(
             f"The account {account.slug} has no cloud account {cloud_account_id[:60]!r}.",
             advice="Leave the id out for the present one; `ropewalk cloud-account show` lists former ones.",
             field="id",
         )
     return row
+
+
+def refuse_unusable(row: CloudAccount) -> None:
+    """Raise ConflictError if no cluster can be made there now."""
+    if row.work == "teardown":
+        raise ConflictError(
+            "The account's cloud account is being torn down: no cluster can start there.",
+            advice="Prepare it again when it is removed, or choose another: ropewalk cloud-account set --help",
+        )
+    if row.kind == CloudKind.AWS and not row.infrastructure.get("prepared"):
+        under_way = present.under_way(row)
+        raise ConflictError(
+            "The account's AWS account is being prepared: clusters can start when that is done."
+            if under_way
+            else "The account's AWS account is not prepared: it has no network, roles and repository of Ropewalk yet.",
+            advice="Follow it with: ropewalk cloud-account events --follow"
+            if under_way
+            else "An administrator of the account runs: ropewalk cloud-account prepare",
+        )
 
 
 async def get_cloud_account(

@@ -73,6 +73,7 @@ class Actor:
         self._link: Link | None = None
         self._told: launching.Wishes | None = None
         self._silence: Silence | None = None
+        self._stale_link = False
         self._worked = False
         self._retiring: set[str] = set()
         self._asked_to_stop: set[str] = set()
@@ -89,6 +90,12 @@ class Actor:
 
     @property
     def linked(self) -> bool:
+    def use(self, backend: Backend) -> None:
+        """Go on with another backend: the cloud account has new settings or credentials."""
+        if backend is not self._backend:
+            self._backend, self._stale_link = backend, True
+            self.wake()
+
         """Whether the scheduler is heard."""
         return self._link is not None and self._link.up
 
@@ -311,7 +318,7 @@ class Actor:
         name = f"{cluster.id}-{NodeRole.SCHEDULER}"
         alive = states.get(name) in (NodeState.STARTING, NodeState.READY)
         address = cluster.scheduler_address if alive else None
-        if self._link is not None and self._link.address != address:
+        if self._link is not None and (self._link.address != address or self._stale_link):
             await self._link.stop()
             self._link = None
         if address is not None and self._link is None:
@@ -321,6 +328,7 @@ class Actor:
         wishes = launching.wishes(cluster)
         if self._link is not None and self._link.up and wishes != self._told:
             self._told = wishes
+        self._stale_link = False
             self._start(self._configure(self._link, wishes))
 
     def _start(self, work: Coroutine[None, None, None]) -> None:

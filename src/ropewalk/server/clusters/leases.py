@@ -7,13 +7,10 @@ so one that was frozen past its lease and wakes up can write nothing.
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import cast
 
 from sqlalchemy import CursorResult, func, or_, select, update
@@ -22,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from ropewalk.schemas.clusters import ClusterState
 from ropewalk.server.context import Context
 from ropewalk.server.db.models import Cluster
+from ropewalk.server.owners import is_dead_neighbour
 
 LIVE = [state.value for state in ClusterState if state.live]
 
@@ -53,37 +51,6 @@ async def claim(context: Context, owner: str, *, exclude: Sequence[str] = ()) ->
             row.lease_expires_at = now + timedelta(seconds=context.settings.lease_seconds)
             row.fence += 1
         return [Lease(row.id, row.cloud_account_id, owner, row.fence) for row in rows]
-
-
-def new_owner() -> str:
-    """Return a name for this server that no other one has, and by which its neighbours can tell whether it is alive.
-
-    It is made of the machine's boot, the namespace of process ids, the process id and when the process began (all of
-    Linux; elsewhere a random text, and the leases of a server that died have to expire).
-    """
-    me = _process(os.getpid())
-    return f"{me or 'server'}/{secrets.token_hex(4)}"
-
-
-def _process(pid: int) -> str | None:
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-        namespace = Path("/proc/self/ns/pid").stat().st_ino
-        # proc(5): field 22 is the start time in ticks since boot; the name in field 2 may hold spaces and brackets.
-        began = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[19]
-    except OSError:
-        return None
-    return f"{boot}/{namespace}/{pid}/{began}"
-
-
-def is_dead_neighbour(owner: str) -> bool:
-    """Whether *owner* was a server on this machine whose process is gone for certain; when in doubt, it is not."""
-    identity = owner.rpartition("/")[0]
-    me = _process(os.getpid())
-    if me is None or identity.split("/")[:2] != me.split("/")[:2]:
-        return False
-    pid = identity.split("/")[2]
-    return pid.isdigit() and _process(int(pid)) != identity
 
 
 async def release_dead(context: Context) -> None:

@@ -40,10 +40,22 @@ class Watcher(Protocol):
 
 
 class Observer:
-    """Looks at the nodes of all watchers whenever the backend says that something may have changed."""
+    """Looks at the nodes of all watchers whenever the backend says that something may have changed.
 
-    def __init__(self, backend: Callable[[], Backend], metrics: Metrics) -> None:
+    Args:
+        backend: Gives the backend to look with.
+        metrics: Where looks are counted.
+        tell: Is told after each look why it failed, or None.
+    """
+
+    def __init__(
+        self,
+        backend: Callable[[], Backend],
+        metrics: Metrics,
+        tell: Callable[[Exception | None], None] = lambda _error: None,
+    ) -> None:
         self._backend = backend
+        self._tell = tell
         self._metrics = metrics
         self._watchers: set[Watcher] = set()
         self._kicked = asyncio.Event()
@@ -104,6 +116,7 @@ class Observer:
         told = {handle.name: _answer(observation, handle.name) for _, handle in wanted}
         for watcher, handle in wanted:
             watcher.saw(handle, told[handle.name] or _LEFT_OUT(handle.name))
+        self._tell(None)
         complete = all(told.values())
         self._metrics.looks.labels("ok" if complete else "incomplete").inc()
         return complete
@@ -129,6 +142,7 @@ class Observer:
         reason = (
             str(error) if expected else f"The backend failed with {type(error).__name__}; the server's log says more."
         )
+        self._tell(error)
         log.warning("observer.failed", error=reason, nodes=len(wanted), exc_info=None if expected else error)
         for watcher, handle in wanted:
             watcher.saw(handle, Sighting(handle.name, Answer.UNKNOWN, reason=reason))

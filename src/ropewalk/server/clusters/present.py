@@ -75,7 +75,7 @@ def _facts(row: Cluster, nodes: Sequence[Node], names: _Names, settings: Setting
         "cloud_kind": cloud.kind,
         "backend": cloud.backend,
         "state": row.state,
-        "reason": row.reason,
+        "reason": row.reason or (cloud.unreachable if row.stopped_at is None else None),
         "n_workers": row.n_workers,
         "minimum": row.minimum,
         "maximum": row.maximum,

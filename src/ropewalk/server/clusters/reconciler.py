@@ -6,21 +6,24 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import datetime
+from functools import partial
 
 import structlog
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from ropewalk.backends.port import Backend
-from ropewalk.errors import RopewalkError, UnavailableError
+from ropewalk.errors import FixItError, RopewalkError, UnavailableError
+from ropewalk.server.cloud_accounts.reach import note_reach
 from ropewalk.server.clusters import leases
 from ropewalk.server.clusters.actor import Actor, Surroundings
 from ropewalk.server.clusters.observer import Observer
 from ropewalk.server.clusters.sweep import Sweep
 from ropewalk.server.context import Context
 from ropewalk.server.db.models import Account, Installation
+from ropewalk.server.owners import new_owner
 
 CLAIM_SECONDS = 10.0
 """How often unheld clusters are looked for, besides whenever one is made."""
@@ -37,12 +40,15 @@ class Reconciler:
     """Makes what users wished true, together with any other server on the same database."""
 
     def __init__(self, context: Context) -> None:
-        self.owner = leases.new_owner()
+        self.owner = new_owner()
         self._context = context
         self._actors: dict[str, tuple[Actor, asyncio.Task[None]]] = {}
         self._observers: dict[str, Observer] = {}
         self._backends: dict[str, Backend] = {}
         self._slugs: dict[str, str] = {}
+        self._reach: dict[str, str | None] = {}
+        """What was noted about each cloud account: why its clusters cannot be looked after."""
+        self._tasks: set[asyncio.Task[None]] = set()
         self._claim_now = asyncio.Event()
         self._loops: list[asyncio.Task[None]] = []
         self._stack = contextlib.ExitStack()
@@ -91,6 +97,9 @@ class Reconciler:
         await self._drop(list(self._actors))
         for observer in self._observers.values():
             await observer.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(SQLAlchemyError, OSError, UnavailableError):
             await leases.release(self._context, self.owner)
 
@@ -100,11 +109,51 @@ class Reconciler:
             self._claim_now.set()
             for actor, _task in self._actors.values():
                 actor.wake()
+        if kind in ("cloud", "*"):
+            for cloud in [cluster_id] if kind == "cloud" else list(self._backends):
+                self._start(self._renew_backend(cloud))
         elif kind == "cluster":
             if cluster_id in self._actors:
                 self._actors[cluster_id][0].wake()
             else:
                 self._claim_now.set()
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _renew_backend(self, cloud: str) -> None:
+        """Let the clusters of a cloud account go on with its settings and credentials of now, and look at once."""
+        if cloud not in self._backends:
+            return
+        try:
+            backend = self._backends[cloud] = await self._context.backends.get(cloud)
+        except (RopewalkError, SQLAlchemyError, OSError) as exc:
+            self._failed("backend", exc)
+            return
+        for actor, _task in self._actors.values():
+            if actor.lease.cloud_account_id == cloud:
+                actor.use(backend)
+        # What was noted may have been cleared by whoever set new credentials.
+        self._reach.pop(cloud, None)
+        self._observers[cloud].kick()
+
+    def _looked(self, cloud: str, error: Exception | None) -> None:
+        """Note whether the clusters of a cloud account can be looked after; passing faults change nothing."""
+        if error is not None and not isinstance(error, FixItError):
+            return
+        reason = None if error is None else str(error)
+        if self._reach.get(cloud, "not known") != reason:
+            self._reach[cloud] = reason
+            self._start(self._note_reach(cloud, reason))
+
+    async def _note_reach(self, cloud: str, reason: str | None) -> None:
+        try:
+            await note_reach(self._context, cloud, reason)
+        except (RopewalkError, SQLAlchemyError, OSError) as exc:
+            self._reach.pop(cloud, None)  # the next look notes it
+            self._failed("reach", exc)
 
     async def _claim_loop(self) -> None:
         while True:
@@ -162,8 +211,9 @@ class Reconciler:
         observer = self._observers.get(lease.cloud_account_id)
         if observer is None:
             observer = self._observers[lease.cloud_account_id] = Observer(
-                lambda cloud=lease.cloud_account_id: self._backends[cloud],  # type: ignore[misc] # bound now, on purpose
+                partial(self._backends.__getitem__, lease.cloud_account_id),
                 self._context.metrics,
+                partial(self._looked, lease.cloud_account_id),
             )
         actor = Actor(lease, self._surroundings, backend)
         task = asyncio.create_task(actor.run(), name=f"cluster {lease.cluster_id}")

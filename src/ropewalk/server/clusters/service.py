@@ -19,7 +19,7 @@ from ropewalk.errors import ClusterError, ClusterGoneError, ConflictError, FixIt
 from ropewalk.schemas import clusters as schemas
 from ropewalk.schemas import common
 from ropewalk.schemas.clusters import ClusterSpec, NodeRole, NodeState, cores_of
-from ropewalk.server.cloud_accounts.service import resolve
+from ropewalk.server.cloud_accounts.service import refuse_unusable, resolve
 from ropewalk.server.clusters import limits, present, store
 from ropewalk.server.clusters.certificates import issue, server_name
 from ropewalk.server.clusters.configurations import template
@@ -28,7 +28,7 @@ from ropewalk.server.clusters.leases import LIVE
 from ropewalk.server.clusters.secret import ClusterSecret, open_secret
 from ropewalk.server.clusters.timeline import timeline
 from ropewalk.server.context import Context
-from ropewalk.server.db.models import Account, Cluster, Event, Member, Node, new_id
+from ropewalk.server.db.models import Account, CloudAccount, Cluster, Event, Member, Node, new_id
 from ropewalk.server.events import EventCode, record, shown
 from ropewalk.server.identity.permissions import AccountCaller, Caller, Permission
 
@@ -53,7 +53,7 @@ async def create(
 
     Raises:
         InputError: it cannot run on this account's cloud account; names the field.
-        ConflictError: a live cluster has the name.
+        ConflictError: a live cluster has the name, or the cloud account is not prepared.
         LimitExceededError: the member or the account may not use so many cores.
     """
     name = request.name or f"{caller.username[:27]}-{secrets.token_hex(4)}"
@@ -65,6 +65,8 @@ async def create(
     try:
         async with context.db.transaction() as session:
             account = await limits.lock_account(session, caller.account_id, row.created_at)
+            # Shared with other new clusters; whoever tears the cloud account down waits for them, or they see it.
+            refuse_unusable(await session.get_one(CloudAccount, cloud_id, with_for_update={"read": True}))
             await limits.check(session, context.settings, account, caller.user_id, more=row.reserved_cores)
             await _write_new(context, session, row, caller, backend)
             shown = await present.detail(session, context.settings, row, row.created_at)

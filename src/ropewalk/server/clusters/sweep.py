@@ -36,7 +36,8 @@ class Sweep:
     async def run(self) -> int:
         """Look at all cloud accounts once; returns the number of orphans."""
         async with self._context.db.read() as session:
-            accounts = list(await session.scalars(select(CloudAccount.id)))
+            known = select(CloudAccount.id).where(CloudAccount.forgotten_at.is_(None))
+            accounts = list(await session.scalars(known))
         found: dict[str, NodeHandle] = {}
         for account in accounts:
             found |= await self._orphans(account)

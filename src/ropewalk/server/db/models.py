@@ -186,7 +186,8 @@ class CloudAccount(Base):
     """Ciphertext; see :mod:`ropewalk.server.secrets`."""
     last_check: Mapped[dict[str, Any] | None]
     infrastructure: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    """``resources``: what exists in the cloud, in the order in which it was made; ``monthly_cost`` of it."""
+    """``resources``: what exists in the cloud, in the order in which it was made; ``monthly_cost`` of it;
+    ``prepared``: whether it was complete once."""
     identity: Mapped[dict[str, Any] | None]
     """Who the credentials are, as the cloud said when they were set."""
     created_at: Mapped[datetime]

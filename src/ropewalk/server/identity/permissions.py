@@ -55,6 +55,10 @@ class Permission(StrEnum):
     ACCOUNT_MEMBERS_REMOVE = "account:members:remove"
     ACCOUNT_CLOUD_READ = "account:cloud:read"
     ACCOUNT_CLOUD_CHECK = "account:cloud:check"
+    ACCOUNT_CLOUD_SET = "account:cloud:set"
+    ACCOUNT_CLOUD_FORGET = "account:cloud:forget"
+    ACCOUNT_CLOUD_PREPARE = "account:cloud:prepare"
+    ACCOUNT_CLOUD_TEARDOWN = "account:cloud:teardown"
     ACCOUNT_CONFIGURATIONS_READ = "account:configurations:read"
     ACCOUNT_CONFIGURATIONS_SET = "account:configurations:set"
     ACCOUNT_CONFIGURATIONS_DELETE = "account:configurations:delete"
@@ -106,7 +110,10 @@ _ADMIN_ONLY = frozenset(
     {
         Permission.ACCOUNT_MEMBERS_SET,
         Permission.ACCOUNT_MEMBERS_REMOVE,
-        Permission.ACCOUNT_CLOUD_CHECK,
+        Permission.ACCOUNT_CLOUD_SET,
+        Permission.ACCOUNT_CLOUD_FORGET,
+        Permission.ACCOUNT_CLOUD_PREPARE,
+        Permission.ACCOUNT_CLOUD_TEARDOWN,
         Permission.ACCOUNT_CLUSTERS_SCALE_ANY,
         Permission.ACCOUNT_CLUSTERS_UPDATE_ANY,
         Permission.ACCOUNT_CLUSTERS_STOP_ANY,

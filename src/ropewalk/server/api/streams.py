@@ -1,0 +1,67 @@
+"""Events as they happen: server-sent events of a cluster or a cloud account."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+from fastapi.responses import StreamingResponse
+
+if TYPE_CHECKING:
+    from ropewalk.schemas.common import Event
+    from ropewalk.server.context import Context
+
+__all__ = ["KEEP_ALIVE_SECONDS", "Seen", "respond"]
+
+KEEP_ALIVE_SECONDS = 15.0
+"""A comment is sent on a quiet stream this often, so that proxies keep it open and a dead peer is noticed."""
+
+Seen: TypeAlias = "tuple[list[Event], bool]"
+"""Events, and whether more can follow."""
+
+
+def respond(
+    context: Context, topic: str, look: Callable[[int], Awaitable[Seen]], first: Seen, *, after: int
+) -> StreamingResponse:
+    """Return a stream of events that ends when no more can follow, or the server stops.
+
+    Args:
+        context: The server's services.
+        topic: What is woken when there may be more.
+        look: Returns what happened after the event of that id.
+        first: What it returned for *after*, so that errors come before the stream.
+        after: The last event that the client has seen.
+    """
+    stream = _follow(context, topic, look, first, after)
+    return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+async def _follow(
+    context: Context, topic: str, look: Callable[[int], Awaitable[Seen]], first: Seen, after: int
+) -> AsyncIterator[str]:
+    found, more = first
+    with context.wakeups.subscribe(topic) as changed:
+        # What happened between the first look and the subscription is found by looking at once.
+        changed.set()
+        while True:
+            for event in found:
+                after = event.id
+                yield f"id: {event.id}\nevent: {event.code}\ndata: {event.model_dump_json()}\n\n"
+            if (not more and not found) or context.stopping.is_set():
+                return
+            if more and not await _first(changed, context.stopping):
+                yield ": still here\n\n"
+            if context.stopping.is_set():
+                return  # the client asks the next server for what follows
+            changed.clear()
+            found, more = await look(after)
+
+
+async def _first(*events: asyncio.Event) -> bool:
+    """Wait for one of *events*; returns whether one came in time."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    done, pending = await asyncio.wait(waits, timeout=KEEP_ALIVE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    for wait in pending:
+        wait.cancel()
+    return bool(done)
