@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support import engine
 from tests.support.ministack import Double, NoDoubleError, running
 
 
@@ -19,8 +20,37 @@ def aws_double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Double]:
         pytest.skip(str(exc))
 
 
+@pytest.fixture(scope="session")
+def container_engine() -> Iterator[engine.Engine]:
+    """A container engine of this test process."""
+    try:
+        with engine.running() as found:
+            yield found
+    except engine.NoEngineError as exc:
+        pytest.skip(str(exc))
+
+
+@pytest.fixture(scope="session")
+def container_double(container_engine: engine.Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Double]:
+    """A double whose tasks are containers; their addresses, private and public, can be reached from the test."""
+    try:
+        with running(tmp_path_factory.mktemp("aws-containers"), container_engine) as double:
+            yield double
+    except NoDoubleError as exc:
+        pytest.skip(str(exc))
+
+
 @pytest.fixture
 def aws(aws_double: Double) -> Double:
     """AWS with nothing in it: enforces policies and rate limits, counts calls, fails on demand."""
     aws_double.reset()
     return aws_double
+
+
+@pytest.fixture
+def aws_tasks(container_double: Double, container_engine: engine.Engine) -> Iterator[Double]:
+    """As :func:`aws`, but tasks are real containers, of the image ``tests.support.engine.IMAGE``."""
+    container_double.reset()
+    yield container_double
+    container_double.reset()
+    assert container_engine.containers() == []

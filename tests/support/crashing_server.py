@@ -1,5 +1,7 @@
 """``ropewalk`` that kills itself with signal 9 at the point that the environment variable ``CRASH_AT`` names.
 
+With ``CRASH_SIGNAL``, the name of a signal, it sends itself that one instead, once.
+
 Points are ``commit:N`` (right after the N-th write of the reconciler), ``launch.before``, ``launch.after``,
 ``stop.before`` and ``stop.after`` (around the backend's work, the last two of them before anything is recorded).
 """
@@ -17,12 +19,15 @@ from ropewalk.cli.main import main
 from ropewalk.server.clusters import actor, leases
 
 POINT = os.environ.pop("CRASH_AT")
+SIGNAL = signal.Signals[os.environ.pop("CRASH_SIGNAL", "SIGKILL")]
 _commits = 0
+_reached: set[str] = set()
 
 
 def _reach(point: str) -> None:
-    if point == POINT:
-        os.kill(os.getpid(), signal.SIGKILL)
+    if point == POINT and point not in _reached:
+        _reached.add(point)
+        os.kill(os.getpid(), SIGNAL)
 
 
 @asynccontextmanager

@@ -1,8 +1,9 @@
 """A private container engine for one test process: Debian's dockerd, with files, addresses and networks of its own.
 
 No packet leaves the machine: containers are in one internal network, rules of routing keep in what comes from it and
-goes to it, and nothing is ever pulled. Neither iptables nor forwarding is touched. The test can reach containers by their addresses, as a team
-would reach public ones, and they can reach what listens on the network's own address (:attr:`Engine.gateway`).
+goes to it, and nothing is ever pulled. Neither iptables nor forwarding is touched. The test can reach containers by
+their addresses, as a team would reach public ones, and they can reach what listens on the network's own address
+(:attr:`Engine.gateway`).
 """
 
 from __future__ import annotations

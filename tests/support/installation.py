@@ -85,12 +85,12 @@ class Installation:
         return pid
 
 
-def made(data_dir: Path) -> tuple[Path, str]:
+def made(data_dir: Path, **environment: str) -> tuple[Path, str]:
     """Make a data directory to copy; returns it and its user's token."""
     setup = ("server", "setup", "--data-dir", str(data_dir), "--username", "ada", "--password-stdin")
-    with server_process(data_dir) as server:
+    with server_process(data_dir, **environment) as server:
         server.wait_ready()
-        done = ropewalk(*setup, stdin=PASSWORD)
+        done = ropewalk(*setup, stdin=PASSWORD, **environment)
         assert done.returncode == 0, done.stderr
         login = {"username": "ada", "password": PASSWORD, "token_name": "t"}
         token = httpx.post(f"{server.url}/api/v1/login", json=login).json()["token"]

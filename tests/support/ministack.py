@@ -26,6 +26,7 @@ import botocore.session
 from botocore.config import Config
 
 from ropewalk.schemas.aws import AwsCredentials
+from tests.support.engine import NETWORK, Engine
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache"
@@ -47,8 +48,6 @@ class Double:
     endpoint: str
     process: subprocess.Popen[bytes]
     log: Path
-    subnet: str | None = None
-    """Addresses of tasks, where they are containers; the test can reach them."""
     _clients: dict[tuple[str, str, str], Any] = field(default_factory=dict)
 
     def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
@@ -204,16 +203,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start(folder: Path, *, docker: str | None = None, gateway: str | None = None, **environ: str) -> Double:
-    """Start a double whose files are in *folder*; *docker*: socket of the engine that runs its tasks as containers."""
+def start(folder: Path, engine: Engine | None = None) -> Double:
+    """Start a double whose files are in *folder*; *engine* runs its tasks as containers, None: they have only states."""
     port = free_port()
-    binds = [f"127.0.0.1:{port}", *([f"{gateway}:{port}"] if gateway else [])]
+    binds = [f"127.0.0.1:{port}", *([f"{engine.gateway}:{port}"] if engine else [])]
     log = folder / "aws-double.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [str(python()), "-m", "tests.support.aws_double", *binds],
             cwd=ROOT,
-            env=_environ(folder, port, docker) | environ,
+            env=_environ(folder, port, engine),
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -223,8 +222,9 @@ def start(folder: Path, *, docker: str | None = None, gateway: str | None = None
     return double
 
 
-def _environ(folder: Path, port: int, docker: str | None) -> dict[str, str]:
-    return {
+def _environ(folder: Path, port: int, engine: Engine | None) -> dict[str, str]:
+    network = {"AWS_DOUBLE_NETWORK": NETWORK, "AWS_DOUBLE_GATEWAY": engine.gateway} if engine else {}
+    return network | {
         "PATH": os.environ.get("PATH", ""),
         "TMPDIR": str(folder),
         "HOME": str(folder),
@@ -236,7 +236,7 @@ def _environ(folder: Path, port: int, docker: str | None) -> dict[str, str]:
         "SFTP_ENABLED": "0",
         "IOT_MTLS_ENABLED": "0",
         "LOG_LEVEL": "WARNING",
-        "DOCKER_HOST": f"unix://{docker}" if docker else "unix:///nonexistent",
+        "DOCKER_HOST": f"unix://{engine.socket}" if engine else "unix:///nonexistent",
     }
 
 
@@ -255,9 +255,9 @@ def _wait(double: Double) -> None:
 
 
 @contextlib.contextmanager
-def running(folder: Path, **options: Any) -> Iterator[Double]:
+def running(folder: Path, engine: Engine | None = None) -> Iterator[Double]:
     """Run a double for a while."""
-    double = start(folder, **options)
+    double = start(folder, engine)
     try:
         yield double
     finally:
