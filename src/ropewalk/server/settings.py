@@ -87,6 +87,11 @@ class Settings(BaseSettings):
         default_factory=default_data_dir,
         description="Directory of the database, the encryption key and what local clusters need.",
     )
+    local_dir: AbsolutePath = Field(
+        default_factory=lambda data: Path(str(data.get("data_dir"))) / "local",
+        description="Directory of the nodes that run on this machine. Servers on one PostgreSQL database whose hosted "
+        "clusters run on their machine must be on the same machine and share it.",
+    )
     database_url: str = Field(
         default_factory=lambda data: f"sqlite:///{data.get('data_dir')}/ropewalk.db",
         description="`sqlite:///path` or `postgresql://user:password@host/name`.",
