@@ -1,7 +1,7 @@
 """Write docs/reference/*.md from the code; run it as scripts/docs.
 
 What it reads: the commands of typer, the server's settings, the client's configuration schema, the OpenAPI description,
-the event codes, the tree of errors, the public Python API.
+the event codes, the tree of errors, the public Python API, the table of AWS permissions.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import ropewalk
 from ropewalk import errors
 from ropewalk.cli.main import app
 from ropewalk.client import config
+from ropewalk.schemas.aws_permissions import NOT_NEEDED, PERMISSIONS, Permission, Phase
 from ropewalk.server.app import create_app
 from ropewalk.server.events import MEANINGS, EventCode
 from ropewalk.server.settings import ENV_PREFIX, Settings
@@ -330,7 +331,33 @@ def _doc_line(line: str) -> str:
     return line
 
 
+def aws_permissions() -> str:
+    needless = "".join(f"- {code(action)}: {why}\n" for action, why in NOT_NEEDED.items())
+    return (
+        "# AWS permissions\n\n"
+        "Every action that Ropewalk can use in a team's AWS account. `ropewalk cloud-account policy aws` prints them "
+        "as a policy, `--phase` those of one section; `ropewalk cloud-account check` tries them. *Limited to*: what "
+        "`--scoped` allows; *the tag* is `ropewalk:installation`. "
+        "[Why each is needed](../explanation/aws-permissions.md).\n"
+        + "".join(_phase(phase) for phase in Phase)
+        + (f"\n## Not needed\n\n{needless}" if needless else "")
+    )
+
+
+def _phase(phase: Phase) -> str:
+    rows = [_permission(item) for item in PERMISSIONS if phase in item.phases]
+    heading = f"\n## {str(phase).capitalize()}\n\n"
+    return heading + table(["Action", "Used to", "Required", "Without it", "Limited to"], rows)
+
+
+def _permission(item: Permission) -> list[object]:
+    required = "no" if not item.required else f"with {code(item.feature)}" if item.feature else "yes"
+    limits = dict.fromkeys(scope.limit for scope in item.scopes)
+    return [code(item.action), item.use, required, item.without or "clusters do not run", ", ".join(limits)]
+
+
 PAGES = {
+    "aws-permissions.md": aws_permissions,
     "cli.md": cli,
     "configuration.md": configuration,
     "http-api.md": http_api,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ropewalk.cli import ask, options, output
+from ropewalk.cli import ask, options, output, policies
 from ropewalk.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Where the clusters of an account run.")
 set_app = typer.Typer(no_args_is_help=True, help="Change where clusters run.")
 app.add_typer(set_app, name="set")
+app.add_typer(policies.app, name="policy")
 
 
 @app.command()

@@ -47,6 +47,8 @@ class Scope:
     """Resources and conditions of one statement. ARNs contain ``{partition}``, ``{region}`` and ``{account}``."""
 
     sid: str
+    limit: str
+    """For people: what of AWS it is about."""
     resources: tuple[str, ...]
     conditions: Conditions = field(default_factory=dict)
 
@@ -73,26 +75,42 @@ _HAS_TAG: Conditions = {"Null": {"aws:ResourceTag/ropewalk:installation": "false
 _CLUSTER = _here("ecs", "cluster/ropewalk-*")
 _DEFINITION = _here("ecs", "task-definition/ropewalk-*:*")
 
-ALL = Scope("Anything", ("*",))
-OWN_USER = Scope("Itself", (_iam("user/${{aws:username}}"), _iam("role/*")))
+ALL = Scope("Anything", "nothing", ("*",))
+OWN_USER = Scope("Itself", "the key's user, or roles", (_iam("user/${{aws:username}}"), _iam("role/*")))
 
-ROLES = Scope("Roles", (_iam("role/ropewalk-*"),))
-SERVICE_ROLE = Scope("ServiceRole", (_iam("role/aws-service-role/ecs.amazonaws.com/AWSServiceRoleForECS*"),))
-ATTACH = Scope("RolePolicies", ROLES.resources, {"ArnEquals": {"iam:PolicyARN": EXECUTION_POLICY}})
-PASSED = Scope("PassRoles", ROLES.resources, {"StringEquals": {"iam:PassedToService": "ecs-tasks.amazonaws.com"}})
-LINKED = Scope("LinkRole", SERVICE_ROLE.resources, {"StringEquals": {"iam:AWSServiceName": "ecs.amazonaws.com"}})
+ROLES = Scope("Roles", "roles called `ropewalk-*`", (_iam("role/ropewalk-*"),))
+SERVICE_ROLE = Scope(
+    "ServiceRole", "ECS's service-linked role", (_iam("role/aws-service-role/ecs.amazonaws.com/AWSServiceRoleForECS*"),)
+)
+ATTACH = Scope(
+    "RolePolicies",
+    "the policy AmazonECSTaskExecutionRolePolicy, on roles called `ropewalk-*`",
+    ROLES.resources,
+    {"ArnEquals": {"iam:PolicyARN": EXECUTION_POLICY}},
+)
+PASSED = Scope(
+    "PassRoles",
+    "roles called `ropewalk-*`, to ECS tasks",
+    ROLES.resources,
+    {"StringEquals": {"iam:PassedToService": "ecs-tasks.amazonaws.com"}},
+)
+LINKED = Scope(
+    "LinkRole", "that of ECS", SERVICE_ROLE.resources, {"StringEquals": {"iam:AWSServiceName": "ecs.amazonaws.com"}}
+)
 
-VPC = Scope("MakeVpc", _ec2("vpc"), _WITH_TAG)
+VPC = Scope("MakeVpc", "what is made with the tag", _ec2("vpc"), _WITH_TAG)
 CHILDREN = Scope(
     "MakeNetwork",
+    "what is made with the tag",
     _ec2("subnet", "internet-gateway", "route-table", "security-group", "elastic-ip", "vpc-peering-connection"),
     _WITH_TAG,
 )
-NAT = Scope("MakeNat", _ec2("natgateway"), _WITH_TAG)
-PARENTS = Scope("WithinNetwork", _ec2("vpc", "subnet", "elastic-ip"), _HAS_TAG)
-OWNED = Scope("OwnNetwork", ("*",), _HAS_TAG)
+NAT = Scope("MakeNat", "what is made with the tag", _ec2("natgateway"), _WITH_TAG)
+PARENTS = Scope("WithinNetwork", "within what has the tag", _ec2("vpc", "subnet", "elastic-ip"), _HAS_TAG)
+OWNED = Scope("OwnNetwork", "what has the tag", ("*",), _HAS_TAG)
 TAGGED = Scope(
     "TagNetwork",
+    "what is being made",
     _ec2("*"),
     {
         "StringEquals": {
@@ -109,13 +127,18 @@ TAGGED = Scope(
         }
     },
 )
-PEERS = Scope("Peers", _ec2("vpc"))
+PEERS = Scope("Peers", "VPCs", _ec2("vpc"))
 
-CLUSTERS = Scope("EcsClusters", (_CLUSTER,))
-DEFINITIONS = Scope("Definitions", (_DEFINITION,))
-TASKS = Scope("Tasks", (_here("ecs", "task/ropewalk-*/*"),))
-LAUNCH = Scope("Launch", (_DEFINITION,), {"ArnLike": {"ecs:cluster": _CLUSTER}})
-IN_CLUSTER = Scope("InCluster", ("*",), {"ArnLike": {"ecs:cluster": _CLUSTER}})
+CLUSTERS = Scope("EcsClusters", "ECS clusters called `ropewalk-*`", (_CLUSTER,))
+DEFINITIONS = Scope("Definitions", "task definitions called `ropewalk-*`", (_DEFINITION,))
+TASKS = Scope("Tasks", "tasks of ECS clusters called `ropewalk-*`", (_here("ecs", "task/ropewalk-*/*"),))
+LAUNCH = Scope(
+    "Launch",
+    "task definitions and ECS clusters called `ropewalk-*`",
+    (_DEFINITION,),
+    {"ArnLike": {"ecs:cluster": _CLUSTER}},
+)
+IN_CLUSTER = Scope("InCluster", "ECS clusters called `ropewalk-*`", ("*",), {"ArnLike": {"ecs:cluster": _CLUSTER}})
 
-REPOSITORIES = Scope("Repositories", (_here("ecr", "repository/ropewalk/*"),))
-LOGS = Scope("LogGroups", (_here("logs", "log-group:/ropewalk/*"),))
+REPOSITORIES = Scope("Repositories", "repositories called `ropewalk/*`", (_here("ecr", "repository/ropewalk/*"),))
+LOGS = Scope("LogGroups", "log groups called `/ropewalk/*`", (_here("logs", "log-group:/ropewalk/*"),))
