@@ -3,26 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
-import botocore.session
 import pytest
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ropewalk.schemas.aws import AwsCredentials
-from tests.support.ministack import REGION, Double
-
-
-def client(aws: Double, credentials: AwsCredentials, service: str) -> Any:
-    return botocore.session.get_session().create_client(
-        service,
-        region_name=REGION,
-        endpoint_url=aws.endpoint,
-        aws_access_key_id=credentials.access_key_id,
-        aws_secret_access_key=credentials.secret_access_key.get_secret_value(),
-        config=Config(retries={"max_attempts": 0}),
-    )
+from tests.support.ministack import Double
 
 
 def code(caught: pytest.ExceptionInfo[ClientError]) -> str:
@@ -31,7 +17,7 @@ def code(caught: pytest.ExceptionInfo[ClientError]) -> str:
 
 class TestPolicies:
     def test_an_action_that_the_policy_lacks_is_denied_with_its_name(self, aws: Double) -> None:
-        ecs = client(aws, aws.make_user(["ecs:ListClusters"]), "ecs")
+        ecs = aws.client_of(aws.make_user(["ecs:ListClusters"]), "ecs")
         assert ecs.list_clusters()["clusterArns"] == []
         with pytest.raises(ClientError, match="ecs:CreateCluster") as caught:
             ecs.create_cluster(clusterName="x")
@@ -41,12 +27,12 @@ class TestPolicies:
         key = aws.make_user()
         wrong = AwsCredentials.model_validate({"access_key_id": key.access_key_id, "secret_access_key": "x" * 40})
         with pytest.raises(ClientError) as caught:
-            client(aws, wrong, "sts").get_caller_identity()
+            aws.client_of(wrong, "sts").get_caller_identity()
         assert code(caught) == "SignatureDoesNotMatch"
 
     def test_a_deleted_key_is_refused(self, aws: Double) -> None:
         key = aws.make_user()
-        sts = client(aws, key, "sts")
+        sts = aws.client_of(key, "sts")
         assert sts.get_caller_identity()["Arn"].endswith(":user/ropewalk")
         aws.revoke(key)
         with pytest.raises(ClientError) as caught:

@@ -102,17 +102,24 @@ class Double:
 
     def client(self, service: str, region: str = REGION, account: str = ACCOUNT) -> Any:
         """Return a botocore client with all rights in an account, for a test's own look at it."""
-        key = (service, region, account)
-        if key not in self._clients:
-            self._clients[key] = botocore.session.get_session().create_client(
+        return self._client(service, region, account, "any")
+
+    def client_of(self, credentials: AwsCredentials, service: str, region: str = REGION) -> Any:
+        """Return a botocore client of a user."""
+        secret = credentials.secret_access_key.get_secret_value()
+        return self._client(service, region, credentials.access_key_id, secret)
+
+    def _client(self, service: str, region: str, key: str, secret: str) -> Any:
+        if (service, region, key) not in self._clients:
+            self._clients[service, region, key] = botocore.session.get_session().create_client(
                 service,
                 region_name=region,
                 endpoint_url=self.endpoint,
-                aws_access_key_id=account,
-                aws_secret_access_key="any",
+                aws_access_key_id=key,
+                aws_secret_access_key=secret,
                 config=Config(retries={"max_attempts": 0}),
             )
-        return self._clients[key]
+        return self._clients[service, region, key]
 
     def make_user(
         self, policy: Mapping[str, Any] | Sequence[str] | None = None, name: str = "ropewalk", account: str = ACCOUNT
@@ -204,7 +211,7 @@ def free_port() -> int:
 
 
 def start(folder: Path, engine: Engine | None = None) -> Double:
-    """Start a double whose files are in *folder*; *engine* runs its tasks as containers, None: they have only states."""
+    """Start a double with its files in *folder*; *engine* runs its tasks as containers, None: they only have states."""
     port = free_port()
     binds = [f"127.0.0.1:{port}", *([f"{engine.gateway}:{port}"] if engine else [])]
     log = folder / "aws-double.log"

@@ -23,6 +23,7 @@ from typing import Any
 
 DEFAULTS: Mapping[str, Any] = {
     "throttle": True,  # enforce the documented rate limits
+    "refill": 1.0,  # how fast tokens of the rate limits come back, as a factor; 0: never
     "latency": 0.0,  # seconds that every call takes
     "network_visible_after": 0.0,  # seconds until a new VPC, subnet… is known to other calls
     "key_visible_after": 0.0,  # seconds until a new access key is accepted

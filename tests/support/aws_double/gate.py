@@ -17,7 +17,7 @@ from ministack.core.router import detect_service, extract_access_key_id
 
 from tests.support.aws_double.control import Control, Fault, control
 from tests.support.aws_double.patching import demand, replace
-from tests.support.aws_double.rates import buckets, rate_of
+from tests.support.aws_double.rates import Rate, buckets, rate_of
 
 Answer = tuple[int, dict[str, str], bytes]
 
@@ -126,11 +126,18 @@ def _parameters(body: bytes, params: Mapping[str, Any]) -> Mapping[str, Any]:
     return {name: value[0] if isinstance(value, list) and value else value for name, value in params.items()}
 
 
+def within(rate: Rate, tokens: float = 1) -> bool:
+    """Take tokens of the caller's account and region; False if it called too often."""
+    if not control.settings["throttle"]:
+        return True
+    return buckets.take(f"{get_account_id()}/{get_region()}", rate, tokens, refill=control.settings["refill"])
+
+
 async def _answer(
     state: Control, action: str, key: str, answer: Callable[[], Awaitable[Answer]]
 ) -> tuple[Answer, str | None]:
     rate = rate_of(action)
-    if state.settings["throttle"] and rate and not buckets.take(f"{get_account_id()}/{get_region()}", rate):
+    if rate and not within(rate):
         return throttled(action), "throttled"
     if not state.visible(f"key/{key}", "key_visible_after"):
         return unknown_key(action), None

@@ -66,11 +66,11 @@ class Buckets:
 
     levels: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
 
-    def take(self, scope: str, rate: Rate, tokens: float = 1) -> bool:
-        """Take tokens; False if there are not enough, and then none are taken."""
+    def take(self, scope: str, rate: Rate, tokens: float = 1, *, refill: float = 1) -> bool:
+        """Take tokens; False if there are not enough, and then none are taken. *refill*: factor of their return."""
         now = time.monotonic()
         level, since = self.levels.get((scope, rate.name), (rate.burst, now))
-        level = min(rate.burst, level + (now - since) * rate.refill)
+        level = min(rate.burst, level + (now - since) * rate.refill * refill)
         enough = level >= tokens
         self.levels[scope, rate.name] = (level - tokens if enough else level, now)
         return enough

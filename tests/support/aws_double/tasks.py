@@ -17,9 +17,9 @@ from ministack.services import ecs, iam
 from tests.support.aws_double import interfaces
 from tests.support.aws_double.control import control
 from tests.support.aws_double.fargate import check_definition, check_run, refuse
-from tests.support.aws_double.gate import Answer
+from tests.support.aws_double.gate import Answer, within
 from tests.support.aws_double.patching import demand, replace, replace_item
-from tests.support.aws_double.rates import LAUNCHES, buckets
+from tests.support.aws_double.rates import LAUNCHES
 
 NO_CAPACITY = "Capacity is unavailable at this time. Please try again later or in a different availability zone"
 NO_QUOTA = "You've reached the limit on the number of vCPUs you can run concurrently"
@@ -155,7 +155,7 @@ def _again(data: Mapping[str, Any]) -> Answer | None:
 
 def _launch(run: Handler, data: dict[str, Any], definition: Mapping[str, Any]) -> Answer:
     count = data.get("count", 1)
-    if control.settings["throttle"] and not buckets.take(f"{get_account_id()}/{get_region()}", LAUNCHES, count):
+    if not within(LAUNCHES, count):
         return refuse("ThrottlingException", "Rate exceeded")
     places, reason = _places(definition)
     placed = min(count, places)
