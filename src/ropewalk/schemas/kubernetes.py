@@ -28,7 +28,7 @@ class KubernetesCredentials(Schema):
 class KubernetesSettings(Schema):
     """Where and how clusters run in one namespace."""
 
-    namespace: str
+    namespace: str = Field("default", description="Unset: that of the kubeconfig's context.")
     context: str | None = Field(None, description="The context of the kubeconfig that was kept.")
     server: str | None = Field(None, description="Address of the API server, to be shown.")
     reach: Reach = Field(
