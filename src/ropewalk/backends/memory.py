@@ -11,6 +11,8 @@
     cloud.inject("stop", effect=False)                                # one stop is accepted and ignored
     cloud.inject("observe", node="w-1", effect=False, times=None)     # unknown for ever
     backend.kill("w-2", exit_code=-9)
+    cloud.inject("prepare", TryAgainError("timed out"), node="role", effect=True)   # a step whose answer is lost
+    cloud.keys = {"AKIA1": Identity("111", "arn:…")}                  # only backends with such a key are let in
 
 What has happened is in the :class:`MemoryCloud`, which outlives the backend: make another backend on it to play the
 restart of a server. Time is a pair of functions, so that a test can pass a fake one.
@@ -38,6 +40,7 @@ from ropewalk.backends.port import (
     SCHEDULER_PORT,
     Answer,
     Capabilities,
+    Identity,
     LaunchRequest,
     LaunchResult,
     LogChunk,
@@ -49,7 +52,7 @@ from ropewalk.backends.port import (
     Sighting,
 )
 from ropewalk.errors import BackendError, FixItError, TryAgainError
-from ropewalk.schemas.cloud_accounts import CheckItem, CheckReport, CheckStatus
+from ropewalk.schemas.cloud_accounts import CheckItem, CheckReport, CheckStatus, PlannedResource, PreparePlan
 from ropewalk.schemas.clusters import GIB, NodeRole
 
 __all__ = ["MemoryBackend", "MemoryCloud"]
@@ -208,8 +211,11 @@ class MemoryCloud:
         max_memory: Bytes of the largest node.
         core_hour_price: Per core and hour.
         gib_hour_price: Per GiB of memory and hour.
+        steps: What ``prepare`` makes, each with its monthly price.
 
     Attributes:
+        keys: Who each access key is; None: backends need no key.
+        estate: Kinds of what was prepared and not torn down, in the order in which it was made.
         launch_latency: Seconds from a launch until the node runs.
         visibility_delay: Seconds from a launch until ``observe`` and ``inventory`` know of it.
         stop_latency: Seconds from a stop until the node is gone.
@@ -226,6 +232,7 @@ class MemoryCloud:
         max_memory: int = 1024 * GIB,
         core_hour_price: float = 0.04,
         gib_hour_price: float = 0.005,
+        steps: Mapping[str, float] | None = None,
     ) -> None:
         self.now = now
         self.sleep = sleep
@@ -233,6 +240,9 @@ class MemoryCloud:
         self.max_memory = max_memory
         self.core_hour_price = core_hour_price
         self.gib_hour_price = gib_hour_price
+        self.steps = dict(steps if steps is not None else {"cloud": 0.0})
+        self.keys: dict[str, Identity] | None = None
+        self.estate: list[str] = []
         self.launch_latency = self.visibility_delay = self.stop_latency = self.call_latency = 0.0
         self.calls: Counter[str] = Counter()
         self.changes = Changes(now, sleep)
@@ -259,7 +269,7 @@ class MemoryCloud:
             method: Name of the method of the backend.
             error: What it raises, or for *node* in ``launch`` what its result has. None: it seems to succeed.
             node: Pattern of node names that it concerns, within ``launch``, ``stop`` and ``observe``, each node counted
-                by itself. None: it concerns whole calls.
+                by itself; within ``prepare`` and ``teardown``, of kinds of resources. None: it concerns whole calls.
             skip: So many calls (or nodes) go well first.
             times: How many calls (or nodes) go wrong; None: all.
             effect: Whether what was asked takes place all the same. ``observe`` without effect says unknown.
@@ -375,8 +385,9 @@ class MemoryCloud:
 class MemoryBackend:
     """Runs pretended nodes in a :class:`MemoryCloud`; its schedulers are linkable, its clusters do no work."""
 
-    def __init__(self, cloud: MemoryCloud | None = None) -> None:
+    def __init__(self, cloud: MemoryCloud | None = None, key: str | None = None) -> None:
         self.cloud = cloud or MemoryCloud()
+        self._key = key
         self._seen = self.cloud.changes.version
         self._serving: set[asyncio.Task[None]] = set()
 
@@ -433,14 +444,48 @@ class MemoryBackend:
         item = CheckItem(name="memory", status=CheckStatus.OK, message="Pretended nodes can run in this process.")
         return CheckReport(checked_at=datetime.now(UTC), items=[item])
 
+    async def identity(self) -> Identity:
+        await self._call("identity")
+        return Identity("memory", "memory") if self.cloud.keys is None else self.cloud.keys[str(self._key)]
+
+    def plan(self) -> PreparePlan:
+        return PreparePlan(
+            resources=[
+                PlannedResource(kind=kind, what=f"A pretended {kind}", monthly_cost=cost)
+                for kind, cost in self.cloud.steps.items()
+            ]
+        )
+
     async def prepare(self) -> AsyncIterator[Resource]:
         await self._call("prepare")
-        yield Resource("cloud", "memory")
+        for kind in self.cloud.steps:
+            await self._step("prepare", kind, self._make)
+            yield Resource(kind, f"memory-{kind}")
 
     async def teardown(self, resources: Sequence[Resource]) -> AsyncIterator[Resource]:
         await self._call("teardown")
-        for resource in resources:
-            yield resource
+        stored = [resource.kind for resource in resources]
+        for kind in [*stored, *(kind for kind in self.cloud.estate if kind not in stored)][::-1]:
+            await self._step("teardown", kind, self._remove)
+            yield Resource(kind, f"memory-{kind}")
+
+    async def _step(self, method: str, kind: str, effect: Callable[[str], None]) -> None:
+        """Take one step of prepare or teardown, with the fault that concerns it."""
+        self.cloud.calls[f"{method}:{kind}"] += 1
+        fault = self.cloud.fault(method, kind)
+        if fault is not None and fault.delay:
+            await self.cloud.sleep(fault.delay)
+        if fault is None or fault.effect:
+            effect(kind)
+        _finish(fault, None)
+
+    def _make(self, kind: str) -> None:
+        if kind not in self.cloud.estate:
+            self.cloud.estate.append(kind)
+
+    def _remove(self, kind: str) -> None:
+        if kind in self.cloud.estate:
+            self.cloud.estate.remove(kind)
 
     async def launch(self, request: LaunchRequest) -> Sequence[LaunchResult]:
         lost = await self._call("launch")
@@ -532,6 +577,13 @@ class MemoryBackend:
     async def _call(self, method: str) -> _Fault | None:
         """Count a call, let it take its time, and fail it; returns a fault that is not over with that."""
         self.cloud.calls[method] += 1
+        if self.cloud.keys is not None and self._key not in self.cloud.keys:
+            raise FixItError(
+                f"The access key {self._key} is not valid.",
+                advice="Make a new one, and set it.",
+                field="access_key_id",
+                details={"credentials": "invalid"},
+            )
         fault = self.cloud.fault(method)
         delay = self.cloud.call_latency + (fault.delay if fault else 0.0)
         if delay:
