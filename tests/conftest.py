@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support import kube_plane
+from tests.support.kube_plane import Plane
 
 
 @pytest.fixture(autouse=True)
@@ -19,3 +23,10 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
     for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     return home
+
+
+@pytest.fixture(scope="session")
+def plane() -> Iterator[Plane]:
+    """A real Kubernetes control plane, one for all tests of this process."""
+    with kube_plane.plane() as made:
+        yield made
