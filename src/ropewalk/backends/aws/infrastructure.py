@@ -107,11 +107,15 @@ class Infrastructure:
         return [
             resource
             for resource in self.resources
-            if resource.kind == kind and not resource.gone and owned(resource) is not of_the_team
+            if resource.kind == kind and owned(resource) is not of_the_team and not _superfluous(resource)
         ]
 
     def _one(self, kind: str) -> Resource:
-        if found := self._all(kind):
+        found = self._all(kind)
+        if kind == "security_group":
+            vpcs = [None, *(vpc.id for vpc in self._all("vpc"))]
+            found = [group for group in found if group.details.get("vpc_id") in vpcs]
+        if found:
             return found[0]
         raise self._incomplete()
 
@@ -125,6 +129,11 @@ class Infrastructure:
     def _incomplete(self) -> FixItError:
         names = ", ".join(_spoken(self.missing()))
         return FixItError(f"The cloud account is not prepared: {names} missing.", advice=PREPARE)
+
+
+def _superfluous(resource: Resource) -> bool:
+    """Whether there is another one in its place, or nothing any more."""
+    return resource.gone or bool(resource.details.get("extra"))
 
 
 def _spoken(kinds: Sequence[str]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from ropewalk.backends.aws.api import Aws, aws_code
 from ropewalk.errors import FixItError
 
-__all__ = ["COMMAND", "ensure_linked_role", "linked_role_exists"]
+__all__ = ["COMMAND", "ROLE", "ensure_linked_role", "linked_role_exists"]
 
 ROLE = "AWSServiceRoleForECS"
 SERVICE = "ecs.amazonaws.com"
