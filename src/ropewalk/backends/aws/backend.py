@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ropewalk.backends.aws import prices, shapes
@@ -49,6 +50,7 @@ class AwsBackend:
         resources: What ``prepare`` made or found before.
         endpoint_url: Other endpoint for all of AWS; only the operator may set it.
         grace: Seconds for which a task that ECS does not show yet is unknown, and not gone.
+        clock: Monotonic seconds.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class AwsBackend:
         *,
         endpoint_url: str | None = None,
         grace: float = GRACE,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._place = place
         self._settings = settings
@@ -75,7 +78,7 @@ class AwsBackend:
         self._definitions = Definitions(self._aws, resource_name(place))
         self._launcher = Launcher(self._aws, place, settings, self._infrastructure, self._definitions, self._search)
         addresses = Addresses(self._aws, public=self._infrastructure.public)
-        self._lookout = Lookout(self._search, addresses, self._launcher.never_ran, grace=grace)
+        self._lookout = Lookout(self._search, addresses, self._launcher.never_ran, grace=grace, clock=clock)
         self._logs = Logs(self._aws)
 
     @property
