@@ -302,7 +302,7 @@ class TestObserve:
         assert (after.address, after.internal) == ("tls://203.0.113.1:8786", "tls://10.0.0.1:8786")
 
     async def test_tells_private_addresses_where_there_are_no_others(self, ecs: FakeEcs) -> None:
-        private = [replace(each, details=each.details | {"public": False}) for each in resources()]
+        private = [replace(each, details={**each.details, "public": False}) for each in resources()]
         settings = SETTINGS.model_copy(update={"private_subnets": True})
         backend = AwsBackend(PLACE, settings, CREDENTIALS, private)
         (result,) = await backend.launch(asking(node("scheduler")))

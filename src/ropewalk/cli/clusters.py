@@ -274,6 +274,10 @@ def create(
     worker_memory: Annotated[str | None, typer.Option("--worker-memory", help="For example '4 GiB'.")] = None,
     scheduler_cpu: Annotated[float | None, typer.Option("--scheduler-cpu", help="Cores of the scheduler.")] = None,
     scheduler_memory: Annotated[str | None, typer.Option("--scheduler-memory", help="For example '4 GiB'.")] = None,
+    container: Annotated[str | None, typer.Option("--container", help="Image of the nodes.")] = None,
+    spot_policy: Annotated[
+        str | None, typer.Option("--spot-policy", help="on-demand, spot, or spot_with_fallback; of the workers.")
+    ] = None,
     idle_timeout: Annotated[
         str | None, typer.Option("--idle-timeout", help="Stop after so long without tasks, as '20 minutes'.")
     ] = None,
@@ -300,6 +304,8 @@ def create(
         "worker_memory": worker_memory,
         "scheduler_cpu": scheduler_cpu,
         "scheduler_memory": scheduler_memory,
+        "container": container,
+        "spot_policy": spot_policy,
         "idle_timeout": idle_timeout,
         "cluster_timeout": cluster_timeout,
         "environ": dict(_env(item) for item in env) if env else None,

@@ -90,6 +90,9 @@ class Cluster(DaskCluster):
         scheduler_cpu: CPU cores of the scheduler (1).
         scheduler_memory: Memory of the scheduler (4 GiB).
         scheduler_options: Keyword arguments of ``distributed.Scheduler``.
+        container: Image of the nodes, where they run in containers; by default that of the cloud account.
+        spot_policy: ``"on-demand"`` (the default), ``"spot"`` for workers on capacity that the cloud may take back, or
+            ``"spot_with_fallback"`` for that where there is some, and on demand where there is none.
         environ: Environment variables of every node.
         idle_timeout: Stop after so long without tasks (``"20 minutes"``); None: never.
         no_client_timeout: Stop after so long without a client; None: never (the default).
@@ -132,6 +135,8 @@ class Cluster(DaskCluster):
         scheduler_cpu: float | None = None,
         scheduler_memory: int | str | None = None,
         scheduler_options: Mapping[str, Any] | None = None,
+        container: str | None = None,
+        spot_policy: str | None = None,
         environ: Mapping[str, str] | None = None,
         idle_timeout: float | str | Unset | None = UNSET,
         no_client_timeout: float | str | Unset | None = UNSET,
@@ -163,6 +168,8 @@ class Cluster(DaskCluster):
             "scheduler_cpu": scheduler_cpu,
             "scheduler_memory": scheduler_memory,
             "scheduler_options": scheduler_options,
+            "container": container,
+            "spot_policy": spot_policy,
             "environ": environ,
             "idle_timeout": idle_timeout,
             "no_client_timeout": no_client_timeout,

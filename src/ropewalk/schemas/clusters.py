@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -22,6 +22,8 @@ GIB = 2**30
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _RESERVED_ENV = re.compile(r"ROPEWALK_.*|LD_PRELOAD")
+
+SpotPolicy = Literal["on-demand", "spot", "spot_with_fallback"]
 
 Cpu = Annotated[float, Field(gt=0, le=MAX_CPU)]
 Workers = Annotated[int, Field(ge=0, le=MAX_WORKERS, strict=True)]
@@ -86,6 +88,12 @@ class ClusterSpec(Schema):
         default_factory=dict, description="Environment variables of every node. Stored encrypted, never returned."
     )
     software: str | None = Field(None, max_length=200, description="A software environment; null: the server's own.")
+    container: Annotated[str, Field(min_length=1, max_length=500, pattern=r"^\S+$")] | None = Field(
+        None, description="Image of the nodes, where they run in containers; null: the cloud account's own."
+    )
+    spot_policy: SpotPolicy = Field(
+        "on-demand", description="Whether workers run on capacity that the cloud may take back; schedulers never do."
+    )
     idle_timeout: Seconds | None = Field(1200.0, description="Stop after so long without tasks; null: never.")
     no_client_timeout: Seconds | None = Field(None, description="Stop after so long without a client; null: never.")
     cluster_timeout: Seconds | None = Field(None, description="Stop at this age; null: never.")
@@ -181,6 +189,7 @@ class CostEstimate(Schema):
     per_hour: float = Field(description="With the minimum number of workers.")
     per_hour_maximum: float = Field(description="With the maximum number of workers.")
     text: str = Field(description='For example "$1.23/hr".')
+    note: str | None = Field(None, description="What is to be known about the prices: their date, what they leave out.")
 
 
 class Node(Schema):

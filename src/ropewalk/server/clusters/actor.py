@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,6 +24,7 @@ from ropewalk.schemas.clusters import ClusterState, NodeRole, NodeState
 from ropewalk.server.clusters import launching, store
 from ropewalk.server.clusters.leases import Lease, LeaseLostError, fenced
 from ropewalk.server.clusters.links import Link
+from ropewalk.server.clusters.naming import own_name, own_names
 from ropewalk.server.clusters.plan import RETIRE_AGAIN, STOP_AGAIN, Action, ActionKind, plan
 from ropewalk.server.clusters.secret import open_secret
 from ropewalk.server.clusters.silence import Silence
@@ -71,9 +73,9 @@ class Actor:
         self._handles: dict[str, NodeHandle] = {}
         self._sightings: dict[str, Sighting] = {}
         self._link: Link | None = None
+        self._stale_link = False
         self._told: launching.Wishes | None = None
         self._silence: Silence | None = None
-        self._stale_link = False
         self._worked = False
         self._retiring: set[str] = set()
         self._asked_to_stop: set[str] = set()
@@ -88,14 +90,14 @@ class Actor:
         self._woken_at = self._woken_at or time.monotonic()
         self._wake.set()
 
-    @property
-    def linked(self) -> bool:
     def use(self, backend: Backend) -> None:
         """Go on with another backend: the cloud account has new settings or credentials."""
         if backend is not self._backend:
             self._backend, self._stale_link = backend, True
             self.wake()
 
+    @property
+    def linked(self) -> bool:
         """Whether the scheduler is heard."""
         return self._link is not None and self._link.up
 
@@ -175,7 +177,7 @@ class Actor:
         async with fenced(self._context, self.lease) as session:
             cluster, nodes = await store.load(session, self.lease.cluster_id)
             self._worked = self._worked or await store.ever_worked(session, cluster.id)
-            self._note(session, cluster)
+            self._note(session, cluster, nodes)
             link = self._link
             linked = link is not None and link.up
             silence = await self._listen(session, now, linked=linked)
@@ -189,6 +191,7 @@ class Actor:
                 address_first=self._backend.capabilities.scheduler_address_first,
                 asked=self._asked_to_stop,
                 silence=silence,
+                own_name=lambda node: own_name(self._backend, node.name, node.cloud_id),
             )
             planned = plan(seen, now)
             self._clear_attention(cluster, nodes, planned)
@@ -221,11 +224,12 @@ class Actor:
 
     # Writing: all before any call.
 
-    def _note(self, session: AsyncSession, cluster: Cluster) -> None:
+    def _note(self, session: AsyncSession, cluster: Cluster, nodes: Sequence[Node]) -> None:
         """Keep what the scheduler and the cloud said that is not about a single node's state."""
-        for sighting in self._sightings.values():
-            if sighting.address and sighting.name.endswith("-scheduler"):
-                cluster.scheduler_address = sighting.address
+        for node in nodes:
+            sighting = self._sightings.get(node.name)
+            if sighting is not None:
+                _note_sighting(cluster, node, sighting)
         status = self._link.status if self._link is not None and self._link.up else None
         if status is None:
             return
@@ -292,10 +296,13 @@ class Actor:
         if role is NodeRole.WORKER:
             cluster.worker_counter += 1
         name = f"{cluster.id}-{role}" + (f"-{cluster.worker_counter}" if role is NodeRole.WORKER else "")
-        shape = NodeShape(cluster.spec[f"{role}_cpu"], cluster.spec[f"{role}_memory"])
-        node = store.new_node(cluster, name, role, now, self._backend.hourly_price(shape))
+        node = store.new_node(cluster, name, role, now, self._price(cluster, role, spot=launching.spot(cluster, role)))
         session.add(node)
         return node
+
+    def _price(self, cluster: Cluster, role: NodeRole, *, spot: bool) -> tuple[float, str]:
+        shape = NodeShape(cluster.spec[f"{role}_cpu"], cluster.spec[f"{role}_memory"])
+        return self._backend.hourly_price(shape, spot=spot, options=cluster.spec.get("backend_options"))
 
     # Acting.
 
@@ -307,9 +314,9 @@ class Actor:
         for name in set(self._handles) - keep:
             self._handles.pop(name)
             self._sightings.pop(name, None)
-        fresh = [node for node in nodes if node.name in keep - set(self._handles)]
-        for node in fresh:
-            self._handles[node.name] = store.handle(node)
+        handles = {node.name: store.handle(node) for node in nodes if node.name in keep}
+        fresh = {name: handle for name, handle in handles.items() if handle != self._handles.get(name)}
+        self._handles |= fresh
         if fresh:
             self._around.kick(self.lease.cloud_account_id)
         await self._keep_link(cluster, states)
@@ -321,6 +328,7 @@ class Actor:
         if self._link is not None and (self._link.address != address or self._stale_link):
             await self._link.stop()
             self._link = None
+        self._stale_link = False
         if address is not None and self._link is None:
             tls = open_secret(self._context.vault, cluster).certificates.for_role("control")
             self._link = Link(self._backend, self._handles[name], address, tls=tls, on_change=self.wake)
@@ -328,7 +336,6 @@ class Actor:
         wishes = launching.wishes(cluster)
         if self._link is not None and self._link.up and wishes != self._told:
             self._told = wishes
-        self._stale_link = False
             self._start(self._configure(self._link, wishes))
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
@@ -351,7 +358,7 @@ class Actor:
             chosen = [rows[name] for name in action.names]
             match action.kind:
                 case ActionKind.LAUNCH:
-                    await self._launch(cluster, chosen)
+                    await self._launch(cluster, chosen, store.inside(cluster, nodes))
                 case ActionKind.STOP:
                     await self._stop(chosen)
                 case ActionKind.CHOOSE:
@@ -361,36 +368,51 @@ class Actor:
                     self._retiring |= names
                     self._start(self._retire(names))
 
-    async def _launch(self, cluster: Cluster, nodes: Sequence[Node]) -> None:
-        results = await self._call_in_batches(cluster, nodes)
+    async def _launch(self, cluster: Cluster, nodes: Sequence[Node], scheduler: str | None) -> None:
+        results = await self._call_in_batches(cluster, nodes, scheduler)
         now = self._context.clock.now()
         async with fenced(self._context, self.lease) as session:
             cluster = await session.get_one(Cluster, cluster.id)
-            started = []
+            started: dict[str | None, list[str]] = defaultdict(list)
             for name, result in results.items():
                 node = await session.get_one(Node, name)
                 if result.error is None:
-                    started.append(name)
-                    _note_started(cluster, node, result, now)
+                    started[result.note].append(name)
+                    self._note_started(cluster, node, result, now)
                 else:
                     _note_refused(session, cluster, node, result.error, now)
-            if started:
-                store.tell_nodes(session, cluster, now, EventCode.NODE_LAUNCHED, started, verb="started")
+            for note, names in started.items():
+                store.tell_nodes(session, cluster, now, EventCode.NODE_LAUNCHED, names, verb="started", reason=note)
             await self._context.wakeups.announce(session, f"events:{cluster.id}")
 
-    async def _call_in_batches(self, cluster: Cluster, nodes: Sequence[Node]) -> dict[str, LaunchResult]:
-        """Launch the first batch, then the others at once: they may need the address of the scheduler in the first."""
+    async def _call_in_batches(
+        self, cluster: Cluster, nodes: Sequence[Node], address: str | None
+    ) -> dict[str, LaunchResult]:
+        """Launch all batches at once; only those that need the address of the scheduler in the first come after it."""
         secret = open_secret(self._context.vault, cluster)
         account = self._around.account(cluster.account_id)
         ref = ClusterRef(self._around.installation, account, cluster.id, cluster.name)
-        first, *rest = launching.batches(nodes, self._backend.capabilities.launch_batch)
-        address = cluster.scheduler_address
-        results = list(await self._call_launch(launching.request(ref, cluster, first, secret, scheduler=address)))
-        address = next((result.address for result in results if result.address), address)
+        rest = launching.batches(nodes, self._backend.capabilities.launch_batch)
+        results: list[LaunchResult] = []
+        if address is None:
+            first = launching.request(ref, cluster, rest.pop(0), secret, scheduler=None)
+            results += await self._call_launch(first)
+            address = next((result.address for result in results if result.address), None)
         later = [launching.request(ref, cluster, batch, secret, scheduler=address) for batch in rest if address]
         for answer in await asyncio.gather(*(self._call_launch(request) for request in later)):
             results += answer
         return {result.name: result for result in results}
+
+    def _note_started(self, cluster: Cluster, node: Node, result: LaunchResult, now: datetime) -> None:
+        node.state = NodeState.STARTING
+        node.started_at = now
+        node.cloud_id = result.cloud_id
+        node.retry_at = None
+        role = NodeRole(node.role)
+        if role is NodeRole.SCHEDULER and result.address is not None:
+            node.address = cluster.scheduler_address = result.address
+        if result.spot is not None and result.spot is not launching.spot(cluster, role):
+            node.hourly_price, node.currency = self._price(cluster, role, spot=result.spot)
 
     async def _call_launch(self, request: LaunchRequest) -> Sequence[LaunchResult]:
         """Launch; returns one result for each node, whatever the backend answers."""
@@ -428,11 +450,12 @@ class Actor:
         if link is None or not link.up:
             return
         leaving = {node.name for node in nodes if node.state == NodeState.STOPPING}
-        candidates = {node.name for node in nodes if node.state in (NodeState.STARTING, NodeState.READY)}
+        staying = [node for node in nodes if node.state in (NodeState.STARTING, NodeState.READY)]
+        candidates = own_names(self._backend, map(store.handle, staying))
         names: list[str] = []
         try:
             ranked = await link.choose(count + len(leaving))
-            names = [name for name in ranked if name in candidates][:count]
+            names = [candidates[name] for name in ranked if name in candidates][:count]
         except TryAgainError as exc:
             log.info("link.choose_failed", error=exc.message)
         if not names:
@@ -452,7 +475,8 @@ class Actor:
         problem = "The other workers have no room for their results."
         try:
             if self._link is not None:
-                done = await self._link.retire(sorted(names))
+                called = own_names(self._backend, [self._handles[name] for name in names if name in self._handles])
+                done = {called[name] for name in await self._link.retire(sorted(called))}
         except TryAgainError as exc:
             problem = exc.message
         now = self._context.clock.now()
@@ -478,13 +502,12 @@ def _adapted(before: int, wanted: int) -> str:
     return f"The cluster adapts to its work: from {before} to {wanted} workers."
 
 
-def _note_started(cluster: Cluster, node: Node, result: LaunchResult, now: datetime) -> None:
-    node.state = NodeState.STARTING
-    node.started_at = now
-    node.cloud_id = result.cloud_id
-    node.retry_at = None
-    if node.role == NodeRole.SCHEDULER and result.address is not None:
-        node.address = cluster.scheduler_address = result.address
+def _note_sighting(cluster: Cluster, node: Node, sighting: Sighting) -> None:
+    """Keep where a scheduler is reached, and what the cloud calls a node whose launch was never answered."""
+    node.cloud_id = node.cloud_id or sighting.cloud_id
+    if node.role == NodeRole.SCHEDULER:
+        node.address = sighting.internal or sighting.address or node.address
+        cluster.scheduler_address = sighting.address or cluster.scheduler_address
 
 
 def _note_refused(session: AsyncSession, cluster: Cluster, node: Node, error: BackendError, now: datetime) -> None:

@@ -30,11 +30,14 @@ def _hours(node: Node, now: datetime) -> float:
 
 def estimate(spec: ClusterSpec, backend: Backend) -> CostEstimate:
     """Return what a cluster would cost per hour."""
-    scheduler, currency = backend.hourly_price(NodeShape(spec.scheduler_cpu, spec.scheduler_memory))
-    worker, _ = backend.hourly_price(NodeShape(spec.worker_cpu, spec.worker_memory, spec.worker_gpu))
+    options, spot = spec.backend_options, spec.spot_policy != "on-demand"
+    scheduler, currency = backend.hourly_price(NodeShape(spec.scheduler_cpu, spec.scheduler_memory), options=options)
+    shape = NodeShape(spec.worker_cpu, spec.worker_memory, spec.worker_gpu)
+    worker, _ = backend.hourly_price(shape, spot=spot, options=options)
     least, most = (total([scheduler, worker * count]) for count in (spec.minimum, spec.maximum))
     text = _money(least, currency) if least == most else f"{_money(least, currency)} to {_money(most, currency)}"
-    return CostEstimate(currency=currency, per_hour=least, per_hour_maximum=most, text=text)
+    note = backend.price_note(spot=spot, options=options)
+    return CostEstimate(currency=currency, per_hour=least, per_hour_maximum=most, text=text, note=note)
 
 
 def _money(amount: float, currency: str) -> str:

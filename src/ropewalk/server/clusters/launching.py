@@ -50,7 +50,14 @@ def request(
         nodes=[node_launch(ref, cluster, node, secret) for node in nodes],
         scheduler=None if nodes[0].role == NodeRole.SCHEDULER else scheduler,
         options=cluster.spec.get("backend_options") or {},
+        image=cluster.spec.get("container"),
+        tags=cluster.tags,
     )
+
+
+def spot(cluster: Cluster, role: NodeRole) -> bool:
+    """Say whether such a node should run on capacity that the cloud may take back; a scheduler never does."""
+    return role is NodeRole.WORKER and cluster.spec.get("spot_policy", "on-demand") != "on-demand"
 
 
 def node_launch(ref: ClusterRef, cluster: Cluster, node: Node, secret: ClusterSecret) -> NodeLaunch:
@@ -69,7 +76,16 @@ def node_launch(ref: ClusterRef, cluster: Cluster, node: Node, secret: ClusterSe
     }
     gpu = int(cluster.spec.get("worker_gpu") or 0) if role is NodeRole.WORKER else 0
     shape = NodeShape(node.cpu, node.memory, gpu)
-    return NodeLaunch(node.name, role, shape, config=config, environ=secret.environ)
+    return NodeLaunch(
+        node.name,
+        role,
+        shape,
+        config=config,
+        environ=secret.environ,
+        spot=spot(cluster, role),
+        spot_fallback=cluster.spec.get("spot_policy") == "spot_with_fallback",
+        attempt=node.launch_attempts,
+    )
 
 
 def _scheduler_config(cluster: Cluster) -> Mapping[str, Any]:

@@ -110,6 +110,14 @@ def _validate(spec: ClusterSpec, backend: Backend) -> None:
         )
     if spec.worker_gpu and not backend.capabilities.gpu:
         raise InputError("This cloud account has no GPUs.", advice="Leave worker_gpu out.", field="worker_gpu")
+    if spec.container is not None and not backend.capabilities.images:
+        raise InputError(
+            "Nodes of this cloud account run in no containers.", advice="Leave container out.", field="container"
+        )
+    if spec.spot_policy != "on-demand" and not backend.capabilities.spot:
+        raise InputError(
+            "This cloud account has no spot capacity.", advice="Leave spot_policy out.", field="spot_policy"
+        )
     try:
         options = spec.backend_options
         backend.validate(NodeShape(spec.scheduler_cpu, spec.scheduler_memory), NodeRole.SCHEDULER, options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -65,23 +65,27 @@ def view(
     address_first: bool,
     asked: Collection[str],
     silence: Silence,
+    own_name: Callable[[Node], str],
 ) -> ClusterView:
     """Put rows, sightings and the scheduler's word together for the plan.
 
     *asked* names the nodes that this very owner asked to stop: of others, nobody knows whether the call was made.
+    *own_name* says what a node calls itself.
     """
     return ClusterView(
         state=ClusterState(cluster.state),
         wanted=cluster.n_workers,
         created_at=cluster.created_at,
         desired_changed_at=cluster.desired_changed_at,
-        nodes=tuple(node_view(node, sightings.get(node.name), status, asked=asked) for node in nodes),
+        nodes=tuple(
+            node_view(node, sightings.get(node.name), status, asked=asked, own_name=own_name(node)) for node in nodes
+        ),
         ever_worked=worked,
         stop_requested=cluster.stop_requested_at is not None,
         ending=_stored_ending(cluster),
         linked=linked,
         closing=status.closing if status is not None and status.closing != "stop" else None,
-        scheduler_address=cluster.scheduler_address is not None,
+        scheduler_address=inside(cluster, nodes) is not None,
         scheduler_address_first=address_first,
         idle_timeout=_limit(cluster, "idle_timeout"),
         cluster_timeout=_limit(cluster, "cluster_timeout"),
@@ -110,7 +114,15 @@ def _stored_ending(cluster: Cluster) -> Ending | None:
     return Ending.stored(cluster.stop_code, cluster.stop_reason or "")
 
 
-def node_view(node: Node, seen: Sighting | None, status: Status | None, *, asked: Collection[str]) -> NodeView:
+def inside(cluster: Cluster, nodes: Sequence[Node]) -> str | None:
+    """Return the address at which nodes reach their scheduler, if it is known: not always the one for clients."""
+    found = (node.address for node in nodes if node.role == NodeRole.SCHEDULER and node.address)
+    return next(found, cluster.scheduler_address)
+
+
+def node_view(
+    node: Node, seen: Sighting | None, status: Status | None, *, asked: Collection[str], own_name: str
+) -> NodeView:
     """Return one node as the plan sees it."""
     return NodeView(
         name=node.name,
@@ -130,8 +142,8 @@ def node_view(node: Node, seen: Sighting | None, status: Status | None, *, asked
         answer=seen.answer if seen else None,
         seen_exit_code=seen.exit_code if seen else None,
         seen_reason=seen.reason if seen else None,
-        connected=status is not None and node.name in status.workers,
-        leaving=status is not None and node.name in status.retired,
+        connected=status is not None and own_name in status.workers,
+        leaving=status is not None and own_name in status.retired,
     )
 
 

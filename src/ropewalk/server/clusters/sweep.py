@@ -7,14 +7,14 @@ still there after a time of grace.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from ropewalk.backends.port import NodeHandle
+from ropewalk.backends.port import Answer, Backend, NodeHandle
 from ropewalk.errors import BackendError, UnavailableError
 from ropewalk.schemas.clusters import NodeState
 from ropewalk.server.context import Context
@@ -41,17 +41,17 @@ class Sweep:
         found: dict[str, NodeHandle] = {}
         for account in accounts:
             found |= await self._orphans(account)
-        self._since = {name: since for name, since in self._since.items() if name in found}
+        self._since = {key: since for key, since in self._since.items() if key in found}
         self._context.metrics.orphans.set(len(found))
         return len(found)
 
     async def _orphans(self, cloud_account_id: str) -> dict[str, NodeHandle]:
         try:
             backend = await self._context.backends.get(cloud_account_id)
-            present = {node.name: node for node in await backend.inventory()}
-            orphans = {name: present[name] for name in await self._unknown(present)}
-            await self._report(node for name, node in orphans.items() if name not in self._since)
-            overdue = [node for name, node in orphans.items() if self._overdue(name)]
+            unknown = self._unnamed if backend.capabilities.names_nodes else self._unknown
+            orphans = await _still_there(backend, await unknown(await backend.inventory()))
+            await self._report({key: node for key, node in orphans.items() if key not in self._since})
+            overdue = [node for key, node in orphans.items() if self._overdue(key)]
             if overdue:
                 await backend.stop(overdue)
                 await self._tell(overdue, EventCode.ORPHAN_REMOVED, "is being removed: no cluster knows it")
@@ -63,25 +63,56 @@ class Sweep:
             return {}
         return orphans
 
-    async def _unknown(self, names: Iterable[str]) -> set[str]:
-        wanted = set(names)
+    async def _unknown(self, present: Sequence[NodeHandle]) -> dict[str, NodeHandle]:
+        """Return the nodes that no live row knows by name."""
+        found = {node.name: node for node in present}
         async with self._context.db.read() as session:
-            known = select(Node.name).where(Node.name.in_(wanted), Node.state.in_(_LIVE))
-            return wanted - set(await session.scalars(known))
+            known = select(Node.name).where(Node.name.in_(found), Node.state.in_(_LIVE))
+            return {name: found[name] for name in set(found) - set(await session.scalars(known))}
 
-    async def _report(self, nodes: Iterable[NodeHandle]) -> None:
-        fresh = list(nodes)
+    async def _unnamed(self, present: Sequence[NodeHandle]) -> dict[str, NodeHandle]:
+        """Return the nodes that no live row knows, of a cloud that names them itself, by what it calls them.
+
+        Such a cloud tells which nodes were launched together, but not surely which is which: a name counts only for
+        rows that do not know yet what their node is called.
+        """
+        found = {node.cloud_id or node.name: node for node in present}
+        nameless = Node.name.in_([node.name for node in present]) & Node.cloud_id.is_(None)
+        async with self._context.db.read() as session:
+            rows = select(Node.name, Node.cloud_id).where(
+                or_(nameless, Node.cloud_id.in_(found)), Node.state.in_(_LIVE)
+            )
+            known = {row.cloud_id or row.name for row in await session.execute(rows)}
+        return {key: node for key, node in found.items() if key not in known and node.name not in known}
+
+    async def _report(self, fresh: Mapping[str, NodeHandle]) -> None:
         now = self._context.clock.now()
-        self._since |= {node.name: now for node in fresh}
+        self._since |= dict.fromkeys(fresh, now)
         if fresh:
-            await self._tell(fresh, EventCode.ORPHAN_FOUND, "runs, but no cluster knows it")
+            await self._tell(fresh.values(), EventCode.ORPHAN_FOUND, "runs, but no cluster knows it")
 
-    def _overdue(self, name: str) -> bool:
+    def _overdue(self, key: str) -> bool:
         grace = timedelta(seconds=self._context.settings.orphan_grace_seconds)
-        return self._context.clock.now() - self._since[name] >= grace
+        return self._context.clock.now() - self._since[key] >= grace
 
     async def _tell(self, nodes: Iterable[NodeHandle], code: EventCode, what: str) -> None:
         now = self._context.clock.now()
         async with self._context.db.transaction() as session:
             for node in nodes:
                 record(session, now, code, f"{node.name} {what}.", level="warning", node=node.name)
+
+
+async def _still_there(backend: Backend, orphans: Mapping[str, NodeHandle]) -> dict[str, NodeHandle]:
+    """Return those of *orphans* that run now.
+
+    A node may end, and its row with it, between the look at the cloud and the look at the rows. A row says that its
+    node has ended only after the cloud did, so whoever asks the cloud again after the rows knows.
+    """
+    if not orphans:
+        return {}
+    seen = (await backend.observe(list(orphans.values()))).sightings
+    return {
+        key: node
+        for key, node in orphans.items()
+        if (sighting := seen.get(node.name)) is not None and sighting.answer is Answer.RUNNING
+    }
