@@ -65,7 +65,7 @@ def parse_kubeconfig(
         text: The file's content, YAML or JSON.
         context: Which context; None: its current one.
         namespace: Where clusters will run; None: the context's namespace.
-        allow_insecure: Whether the operator allows API servers whose certificate is not checked.
+        allow_insecure: Whether the operator allows plain http, and certificates that are not checked.
 
     Raises:
         InputError: it is not a kubeconfig, or asks for something that is refused; names the field.
@@ -86,7 +86,7 @@ def parse_kubeconfig(
     _refuse(cluster, where_cluster, _REFUSED_CLUSTER, _CLUSTER_FIELDS)
     _refuse(user, where_user, _REFUSED_USER, _USER_FIELDS)
     credentials = KubernetesCredentials(
-        server=_server(cluster, where_cluster),
+        server=_server(cluster, where_cluster, allow_insecure=allow_insecure),
         tls_server_name=_text(cluster, "tls-server-name", where_cluster),
         **_verification(cluster, where_cluster, allow_insecure=allow_insecure),
         **_proof(user, where_user),
@@ -161,7 +161,7 @@ def _text(part: Mapping[str, Any], key: str, where: str) -> str | None:
     return value
 
 
-def _server(cluster: Mapping[str, Any], where: str) -> str:
+def _server(cluster: Mapping[str, Any], where: str, *, allow_insecure: bool) -> str:
     server = _text(cluster, "server", where) or ""
     field = f"{where}.server"
     try:
@@ -169,14 +169,14 @@ def _server(cluster: Mapping[str, Any], where: str) -> str:
         host, _ = parts.hostname, parts.port
     except ValueError:
         raise InputError(f"The kubeconfig's {field} is not an address.", field=field) from None
-    if parts.scheme != "https":
+    if parts.scheme != "https" and not (allow_insecure and parts.scheme == "http"):
         raise InputError(
             f"The kubeconfig's {field} does not begin with https://: credentials would be sent in plain text.",
             field=field,
             advice="Use the API server's https address.",
         )
     if not host or parts.username or parts.password or parts.query or parts.fragment:
-        raise InputError(f"The kubeconfig's {field} is not a plain https://host:port address.", field=field)
+        raise InputError(f"The kubeconfig's {field} is not a plain address such as https://host:6443.", field=field)
     return server.rstrip("/")
 
 
