@@ -51,14 +51,17 @@ def size(document: dict[str, Any]) -> int:
 def _statement(scope: Scope, actions: list[str], names: dict[str, str]) -> dict[str, Any]:
     resources = [resource.format(**names) for resource in scope.resources]
     statement: dict[str, Any] = {
-        "Sid": scope.sid,
         "Effect": "Allow",
-        "Action": sorted(actions),
-        "Resource": resources if len(resources) > 1 else resources[0],
+        "Action": _short(sorted(actions)),
+        "Resource": _short(resources),
     }
     if scope.conditions:
         statement["Condition"] = filled(scope.conditions, names)
     return statement
+
+
+def _short(items: list[str]) -> list[str] | str:
+    return items if len(items) > 1 else items[0]
 
 
 def filled(conditions: Conditions, names: Mapping[str, str]) -> dict[str, dict[str, str | list[str]]]:

@@ -17,6 +17,7 @@ __all__ = [
     "CLUSTERS",
     "DEFINITIONS",
     "EXECUTION_POLICY",
+    "FOREIGN",
     "IN_CLUSTER",
     "LAUNCH",
     "LINKED",
@@ -26,7 +27,6 @@ __all__ = [
     "OWN_USER",
     "PARENTS",
     "PASSED",
-    "PEERS",
     "REPOSITORIES",
     "ROLES",
     "SERVICE_ROLE",
@@ -42,18 +42,14 @@ EXECUTION_POLICY = "arn:{partition}:iam::aws:policy/service-role/AmazonECSTaskEx
 """AWS's own policy: pull images of ECR, write logs ("Amazon ECS task execution IAM role")."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Scope:
     """Resources and conditions of one statement. ARNs contain ``{partition}``, ``{region}`` and ``{account}``."""
 
-    sid: str
     limit: str
     """For people: what of AWS it is about."""
     resources: tuple[str, ...]
     conditions: Conditions = field(default_factory=dict)
-
-    def __hash__(self) -> int:
-        return hash(self.sid)
 
 
 def _ec2(*types: str) -> tuple[str, ...]:
@@ -75,41 +71,35 @@ _HAS_TAG: Conditions = {"Null": {"aws:ResourceTag/ropewalk:installation": "false
 _CLUSTER = _here("ecs", "cluster/ropewalk-*")
 _DEFINITION = _here("ecs", "task-definition/ropewalk-*:*")
 
-ALL = Scope("Anything", "nothing", ("*",))
-OWN_USER = Scope("Itself", "the key's user, or roles", (_iam("user/${{aws:username}}"), _iam("role/*")))
+ALL = Scope("nothing", ("*",))
+OWN_USER = Scope("the key's user, or roles", (_iam("user/${{aws:username}}"), _iam("role/*")))
 
-ROLES = Scope("Roles", "roles called `ropewalk-*`", (_iam("role/ropewalk-*"),))
+ROLES = Scope("roles called `ropewalk-*`", (_iam("role/ropewalk-*"),))
 SERVICE_ROLE = Scope(
-    "ServiceRole", "ECS's service-linked role", (_iam("role/aws-service-role/ecs.amazonaws.com/AWSServiceRoleForECS*"),)
+    "ECS's service-linked role", (_iam("role/aws-service-role/ecs.amazonaws.com/AWSServiceRoleForECS*"),)
 )
 ATTACH = Scope(
-    "RolePolicies",
     "the policy AmazonECSTaskExecutionRolePolicy, on roles called `ropewalk-*`",
     ROLES.resources,
     {"ArnEquals": {"iam:PolicyARN": EXECUTION_POLICY}},
 )
 PASSED = Scope(
-    "PassRoles",
     "roles called `ropewalk-*`, to ECS tasks",
     ROLES.resources,
     {"StringEquals": {"iam:PassedToService": "ecs-tasks.amazonaws.com"}},
 )
-LINKED = Scope(
-    "LinkRole", "that of ECS", SERVICE_ROLE.resources, {"StringEquals": {"iam:AWSServiceName": "ecs.amazonaws.com"}}
-)
+LINKED = Scope("that of ECS", SERVICE_ROLE.resources, {"StringEquals": {"iam:AWSServiceName": "ecs.amazonaws.com"}})
 
-VPC = Scope("MakeVpc", "what is made with the tag", _ec2("vpc"), _WITH_TAG)
+VPC = Scope("what is made with the tag", _ec2("vpc"), _WITH_TAG)
 CHILDREN = Scope(
-    "MakeNetwork",
     "what is made with the tag",
     _ec2("subnet", "internet-gateway", "route-table", "security-group", "elastic-ip", "vpc-peering-connection"),
     _WITH_TAG,
 )
-NAT = Scope("MakeNat", "what is made with the tag", _ec2("natgateway"), _WITH_TAG)
-PARENTS = Scope("WithinNetwork", "within what has the tag", _ec2("vpc", "subnet", "elastic-ip"), _HAS_TAG)
-OWNED = Scope("OwnNetwork", "what has the tag", ("*",), _HAS_TAG)
+NAT = Scope("what is made with the tag", _ec2("natgateway"), _WITH_TAG)
+PARENTS = Scope("within what has the tag", _ec2("vpc", "subnet", "elastic-ip"), _HAS_TAG)
+OWNED = Scope("what has the tag", ("*",), _HAS_TAG)
 TAGGED = Scope(
-    "TagNetwork",
     "what is being made",
     _ec2("*"),
     {
@@ -127,18 +117,18 @@ TAGGED = Scope(
         }
     },
 )
-PEERS = Scope("Peers", "VPCs", _ec2("vpc"))
+# Of these AWS makes the first, for tasks, and the team the second: neither has our tag.
+FOREIGN = Scope("network interfaces; VPCs", _ec2("network-interface", "vpc"))
 
-CLUSTERS = Scope("EcsClusters", "ECS clusters called `ropewalk-*`", (_CLUSTER,))
-DEFINITIONS = Scope("Definitions", "task definitions called `ropewalk-*`", (_DEFINITION,))
-TASKS = Scope("Tasks", "tasks of ECS clusters called `ropewalk-*`", (_here("ecs", "task/ropewalk-*/*"),))
+CLUSTERS = Scope("ECS clusters called `ropewalk-*`", (_CLUSTER,))
+DEFINITIONS = Scope("task definitions called `ropewalk-*`", (_DEFINITION,))
+TASKS = Scope("tasks of ECS clusters called `ropewalk-*`", (_here("ecs", "task/ropewalk-*/*"),))
 LAUNCH = Scope(
-    "Launch",
     "task definitions and ECS clusters called `ropewalk-*`",
     (_DEFINITION,),
     {"ArnLike": {"ecs:cluster": _CLUSTER}},
 )
-IN_CLUSTER = Scope("InCluster", "ECS clusters called `ropewalk-*`", ("*",), {"ArnLike": {"ecs:cluster": _CLUSTER}})
+IN_CLUSTER = Scope("ECS clusters called `ropewalk-*`", ("*",), {"ArnLike": {"ecs:cluster": _CLUSTER}})
 
-REPOSITORIES = Scope("Repositories", "repositories called `ropewalk/*`", (_here("ecr", "repository/ropewalk/*"),))
-LOGS = Scope("LogGroups", "log groups called `/ropewalk/*`", (_here("logs", "log-group:/ropewalk/*"),))
+REPOSITORIES = Scope("repositories called `ropewalk/*`", (_here("ecr", "repository/ropewalk/*"),))
+LOGS = Scope("log groups called `/ropewalk/*`", (_here("logs", "log-group:/ropewalk/*"),))

@@ -26,6 +26,7 @@ _LOG_GROUP = "/ropewalk/check-does-not-exist"
 _CLUSTER = {"cluster": NOBODY}
 _DEFINITION = f"{NOBODY}:1"
 _ROLE = {"RoleName": NOBODY}
+_NOBODY_TRUSTED = '{"Version": "2012-10-17"}'
 _DIGEST = "sha256:" + "0" * 64
 _TASK = "0" * 32
 _UPLOAD = "00000000-0000-0000-0000-000000000000"
@@ -90,6 +91,7 @@ _EC2_PROBES = (
             "DescribeRouteTables",
             "DescribeSecurityGroups",
             "DescribeSubnets",
+            "DescribeVpcEndpoints",
             "DescribeVpcPeeringConnections",
             "DescribeVpcs",
         )
@@ -110,15 +112,19 @@ _EC2_PROBES = (
     _ec2("CreateVpcPeeringConnection", tagged="vpc-peering-connection", **_VPC, PeerVpcId=_id("vpc")),
     _ec2("DeleteInternetGateway", **_GATEWAY),
     _ec2("DeleteNatGateway", NatGatewayId=_id("nat")),
+    _ec2("DeleteNetworkInterface", NetworkInterfaceId=_id("eni")),
     _ec2("DeleteRoute", **_TABLE, DestinationCidrBlock=_ADDRESS),
     _ec2("DeleteRouteTable", **_TABLE),
     _ec2("DeleteSecurityGroup", **_GROUP),
     _ec2("DeleteSubnet", **_SUBNET),
     _ec2("DeleteVpc", **_VPC),
     _ec2("DeleteVpcPeeringConnection", **_PEER),
+    _ec2("DescribeVpcAttribute", **_VPC, Attribute="enableDnsSupport"),
     _ec2("DetachInternetGateway", **_GATEWAY, **_VPC),
     _ec2("DisassociateRouteTable", AssociationId=_id("rtbassoc")),
     _ec2("ReleaseAddress", AllocationId=_id("eipalloc")),
+    _ec2("ReplaceRoute", **_TABLE, DestinationCidrBlock=_ADDRESS, GatewayId=_id("igw")),
+    _ec2("ReplaceRouteTableAssociation", **_TABLE, AssociationId=_id("rtbassoc")),
     _ec2("RevokeSecurityGroupIngress", **_GROUP, IpPermissions=[_RULE]),
 )
 # ModifyVpcAttribute and ModifySubnetAttribute know no dry run; they are about things that cannot exist.
@@ -130,11 +136,14 @@ _EC2_OTHERS = (
 _IAM_PROBES = (
     Probe("iam", "GetRole", _ROLE),
     # AWS refuses this trust policy, which names nobody, after it authorised the call.
-    Probe("iam", "CreateRole", {**_ROLE, "AssumeRolePolicyDocument": '{"Version": "2012-10-17"}'}),
+    Probe("iam", "CreateRole", {**_ROLE, "AssumeRolePolicyDocument": _NOBODY_TRUSTED}),
     Probe("iam", "TagRole", {**_ROLE, "Tags": [{"Key": INSTALLATION, "Value": "check"}]}),
     Probe("iam", "AttachRolePolicy", {**_ROLE, "PolicyArn": EXECUTION_POLICY}),
     Probe("iam", "DetachRolePolicy", {**_ROLE, "PolicyArn": EXECUTION_POLICY}),
     Probe("iam", "ListAttachedRolePolicies", _ROLE),
+    Probe("iam", "ListRolePolicies", _ROLE),
+    Probe("iam", "DeleteRolePolicy", {**_ROLE, "PolicyName": NOBODY}),
+    Probe("iam", "UpdateAssumeRolePolicy", {**_ROLE, "PolicyDocument": _NOBODY_TRUSTED}),
     Probe("iam", "DeleteRole", _ROLE),
 )
 
