@@ -33,6 +33,8 @@ class Workshop:
     """What backends of this process share."""
 
     local_dir: Path
+    ended_dir: Path
+    """Where logs of ended nodes are kept whose cloud forgets them."""
     aws_endpoint_url: str | None = None
     spawner: Spawner | None = None
 
@@ -48,7 +50,7 @@ class Workshop:
             case "aws":
                 return self._aws(plan)
             case "kubernetes":
-                return _kubernetes(plan)
+                return _kubernetes(plan, self.ended_dir)
         raise FixItError(
             f"This server has no backend {plan.backend!r}, as the cloud account {plan.place.cloud_account!r} asks for.",
             advice="Choose another backend for this cloud account.",
@@ -72,11 +74,12 @@ class Workshop:
         return backend
 
 
-def _kubernetes(plan: Blueprint) -> Backend:
+def _kubernetes(plan: Blueprint, ended_dir: Path) -> Backend:
     made = _class("kubernetes", "Kubernetes", "KubernetesBackend")
     settings = KubernetesSettings.model_validate(plan.settings)
     credentials = KubernetesCredentials.model_validate(_given(plan))
-    backend: Backend = made(plan.place, settings, credentials, plan.resources)
+    archive = ended_dir / plan.place.cloud_account
+    backend: Backend = made(plan.place, settings, credentials, plan.resources, archive=archive)
     return backend
 
 

@@ -62,7 +62,7 @@ class Backends:
     def bind(self, db: Database, settings: Settings, vault: Vault) -> None:
         """Say where cloud accounts are stored, and what opens their credentials."""
         self._db, self._vault = db, vault
-        self._workshop = Workshop(settings.local_dir, settings.aws_endpoint_url)
+        self._workshop = Workshop(settings.local_dir, settings.data_dir / "ended", settings.aws_endpoint_url)
 
     async def get(self, cloud_account_id: str) -> Backend:
         """Return the backend of a cloud account, made from its settings of now.
