@@ -52,16 +52,12 @@ def _statement(scope: Scope, actions: list[str], names: dict[str, str]) -> dict[
     resources = [resource.format(**names) for resource in scope.resources]
     statement: dict[str, Any] = {
         "Effect": "Allow",
-        "Action": _short(sorted(actions)),
-        "Resource": _short(resources),
+        "Action": sorted(actions),
+        "Resource": resources if len(resources) > 1 else resources[0],
     }
     if scope.conditions:
         statement["Condition"] = filled(scope.conditions, names)
     return statement
-
-
-def _short(items: list[str]) -> list[str] | str:
-    return items if len(items) > 1 else items[0]
 
 
 def filled(conditions: Conditions, names: Mapping[str, str]) -> dict[str, dict[str, str | list[str]]]:
