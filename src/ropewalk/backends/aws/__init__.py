@@ -2,3 +2,7 @@
 
 Nothing here is imported until a cloud account of kind `aws` exists, and aiobotocore not before the first call.
 """
+
+from ropewalk.backends.aws.backend import AwsBackend
+
+__all__ = ["AwsBackend"]

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
-from ropewalk.backends.aws import prices, shapes
+from ropewalk.backends.aws import credentials, prices, shapes
 from ropewalk.backends.aws.addresses import Addresses
 from ropewalk.backends.aws.api import Aws, aws_code
+from ropewalk.backends.aws.check import check_account
 from ropewalk.backends.aws.connect import connect
 from ropewalk.backends.aws.definitions import Definitions
 from ropewalk.backends.aws.infrastructure import Infrastructure
+from ropewalk.backends.aws.inspection import inspect
 from ropewalk.backends.aws.launch import Launcher
 from ropewalk.backends.aws.logs import Logs
 from ropewalk.backends.aws.observe import GRACE, Lookout
+from ropewalk.backends.aws.plan import plan
+from ropewalk.backends.aws.prepare import prepare
 from ropewalk.backends.aws.search import Search
 from ropewalk.backends.aws.tags import resource_name
 from ropewalk.backends.aws.tasks import handles
+from ropewalk.backends.aws.teardown import teardown
 from ropewalk.backends.port import (
     Answer,
     Capabilities,
+    Identity,
     LaunchRequest,
     LaunchResult,
     LogChunk,
@@ -33,6 +39,7 @@ from ropewalk.backends.port import (
 )
 from ropewalk.errors import BackendError
 from ropewalk.schemas.aws import AwsCredentials, AwsSettings
+from ropewalk.schemas.cloud_accounts import CheckItem, CheckReport, CheckStatus, PreparePlan
 from ropewalk.schemas.clusters import NodeRole
 
 __all__ = ["AwsBackend"]
@@ -46,7 +53,7 @@ class AwsBackend:
     Args:
         place: The cloud account.
         settings: What the team decided.
-        credentials: The team's long-lived key.
+        key: The team's long-lived key.
         resources: What ``prepare`` made or found before.
         endpoint_url: Other endpoint for all of AWS; only the operator may set it.
         grace: Seconds for which a task that ECS does not show yet is unknown, and not gone.
@@ -57,7 +64,7 @@ class AwsBackend:
         self,
         place: Place,
         settings: AwsSettings,
-        credentials: AwsCredentials,
+        key: AwsCredentials,
         resources: Sequence[Resource],
         *,
         endpoint_url: str | None = None,
@@ -66,13 +73,11 @@ class AwsBackend:
     ) -> None:
         self._place = place
         self._settings = settings
-        self._aws = Aws(
-            credentials,
-            settings.region,
-            role_arn=settings.role_arn,
-            external_id=settings.external_id,
-            endpoint_url=endpoint_url,
-        )
+        self._credentials = key
+        self._resources = tuple(resources)
+        self._endpoint_url = endpoint_url
+        self._open: list[Aws] = []
+        self._aws = self._in_region(settings.region)
         self._infrastructure = Infrastructure(settings, resources)
         self._search = Search(self._aws, self._infrastructure)
         self._definitions = Definitions(self._aws, resource_name(place))
@@ -80,6 +85,18 @@ class AwsBackend:
         addresses = Addresses(self._aws, public=self._infrastructure.public)
         self._lookout = Lookout(self._search, addresses, self._launcher.never_ran, grace=grace, clock=clock)
         self._logs = Logs(self._aws)
+
+    def _in_region(self, region: str) -> Aws:
+        settings = self._settings
+        made = Aws(
+            self._credentials,
+            region,
+            role_arn=settings.role_arn,
+            external_id=settings.external_id,
+            endpoint_url=self._endpoint_url,
+        )
+        self._open.append(made)
+        return made
 
     @property
     def kind(self) -> str:
@@ -115,6 +132,39 @@ class AwsBackend:
 
     def price_note(self, *, spot: bool = False, options: Mapping[str, Any] | None = None) -> str | None:  # noqa: ARG002 - the port's
         return prices.note(self._settings.region, spot=spot)
+
+    async def identity(self) -> Identity:
+        """Ask AWS whose key it is."""
+        who = await credentials.identity(self._settings, self._credentials, self._endpoint_url)
+        return Identity(who.owner, who.name, who.warning)
+
+    def plan(self) -> PreparePlan:
+        """Return what ``prepare`` makes, and what of it costs money."""
+        return plan(self._settings)
+
+    async def check(self) -> CheckReport:
+        """Look at key, rights, quotas and infrastructure. Changes nothing."""
+        report, found = await asyncio.gather(
+            check_account(self._aws, self._settings),
+            inspect(self._aws, self._place, self._settings, self._resources),
+        )
+        return report.model_copy(update={"items": [*report.items, *found, *self._priced()]})
+
+    def _priced(self) -> list[CheckItem]:
+        region = self._settings.region
+        if region in prices.known_regions():
+            return []
+        return [CheckItem(name="prices", status=CheckStatus.WARNING, message=prices.note(region))]
+
+    async def prepare(self) -> AsyncIterator[Resource]:
+        async for resource in prepare(
+            self._aws, self._place, self._settings, self._resources, elsewhere=self._in_region
+        ):
+            yield resource
+
+    async def teardown(self, resources: Sequence[Resource]) -> AsyncIterator[Resource]:
+        async for resource in teardown(self._aws, self._place, self._settings, resources, elsewhere=self._in_region):
+            yield resource
 
     async def launch(self, request: LaunchRequest) -> Sequence[LaunchResult]:
         try:
@@ -190,4 +240,5 @@ class AwsBackend:
 
     async def close(self) -> None:
         await self._definitions.close()
-        await self._aws.close()
+        for aws in self._open:
+            await aws.close()
