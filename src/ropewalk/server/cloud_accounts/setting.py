@@ -241,7 +241,7 @@ async def _store(context: Context, caller: AccountCaller, wish: _Wish, identity:
         _write(context, row, wish, identity, now)
         await session.flush()
         account.cloud_account_id = row.id
-        await _another_chance(session, row, now)
+        woken = await _another_chance(session, row, now)
         record(
             session,
             now,
@@ -253,7 +253,7 @@ async def _store(context: Context, caller: AccountCaller, wish: _Wish, identity:
             details={"cloud_account": row.id, "kind": wish.kind.value, "identity": identity and identity.name},
         )
         await session.flush()
-        await context.wakeups.announce(session, f"cloud:{row.id}", f"events:{row.id}")
+        await context.wakeups.announce(session, f"cloud:{row.id}", f"events:{row.id}", *woken)
         return await present.shown(session, account, row)
 
 
@@ -328,10 +328,11 @@ def _write(context: Context, row: CloudAccount, wish: _Wish, identity: Identity 
         row.reason, row.attempts, row.retry_at = None, 0, None
 
 
-async def _another_chance(session: AsyncSession, row: CloudAccount, now: datetime) -> None:
-    """Let clusters there try again what the cloud refused: a new wish makes the plan do that."""
+async def _another_chance(session: AsyncSession, row: CloudAccount, now: datetime) -> list[str]:
+    """Let clusters there try again what the cloud refused, as after a new wish; returns the topics to wake."""
     there = [cluster.id for cluster in await present.live_clusters(session, row.id)]
     await session.execute(update(Cluster).where(Cluster.id.in_(there)).values(desired_changed_at=now))
+    return [f"cluster:{cluster_id}" for cluster_id in there]
 
 
 async def _use_hosted(context: Context, caller: AccountCaller) -> CloudAccountSchema:
