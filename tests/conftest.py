@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.support import kube_plane
+from tests.support.aws_fixtures import aws, aws_double, aws_tasks, container_double, container_engine
 from tests.support.kube_plane import Plane
+
+__all__ = ["aws", "aws_double", "aws_tasks", "container_double", "container_engine"]
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,8 @@ import asyncio
 import os
 import signal
 import uuid
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -15,7 +17,16 @@ import psutil
 
 from ropewalk.backends.local import LocalBackend
 from ropewalk.backends.memory import MemoryBackend, MemoryCloud
-from ropewalk.backends.port import Answer, Backend, ClusterRef, LaunchRequest, NodeHandle, NodeLaunch, NodeShape
+from ropewalk.backends.port import (
+    Answer,
+    Backend,
+    ClusterRef,
+    LaunchRequest,
+    LaunchResult,
+    NodeHandle,
+    NodeLaunch,
+    NodeShape,
+)
 from ropewalk.schemas.cloud_accounts import HostedSettings
 from ropewalk.schemas.clusters import NodeRole
 from ropewalk.server.clusters.certificates import ClusterCertificates, issue
@@ -28,7 +39,8 @@ INSTALLATION = f"inst-{uuid.uuid4().hex}"
 CANARY = "canary-7f3b9c51"
 """In the environment of every node that is launched here; must be seen nowhere else."""
 
-SHAPE = NodeShape(cpu=1, memory=256 * 2**20)
+SHAPE = NodeShape(cpu=1, memory=2 * 2**30)
+"""A size that Fargate has, too."""
 
 
 class Harness(Protocol):
@@ -160,6 +172,31 @@ def request(*names: str, cluster: str = "c1", scheduler: str | None = None) -> L
     """Return a launch of nodes: names with an *s* are schedulers, others workers."""
     ref = ClusterRef(INSTALLATION, "team", cluster, f"name-of-{cluster}")
     return LaunchRequest(ref, [launch_of(name, cluster) for name in names], scheduler)
+
+
+async def start(backend: Backend, *names: str, cluster: str = "c1") -> Sequence[LaunchResult]:
+    """Start a scheduler and workers: at once, or where its address is only known when it runs, one after the other."""
+    if backend.capabilities.scheduler_address_first:
+        return await backend.launch(request(*names, cluster=cluster))
+    (first,) = await backend.launch(request(names[0], cluster=cluster))
+    address = first.address or await address_of(backend, handle(names[0], cluster))
+    workers = names[1:]
+    rest = await backend.launch(request(*workers, cluster=cluster, scheduler=address)) if workers else []
+    return [replace(first, address=address), *rest]
+
+
+async def address_of(backend: Backend, scheduler: NodeHandle) -> str:
+    async def known() -> str | None:
+        return (await backend.observe([scheduler])).sightings[scheduler.name].address
+
+    return await eventually(known, within=60)
+
+
+def called(backend: Backend, results: Sequence[LaunchResult]) -> dict[str, str]:
+    """Return what nodes call themselves, by name."""
+    if not backend.capabilities.names_nodes:
+        return {result.name: result.name for result in results}
+    return {result.name: (result.cloud_id or "").rpartition("/")[2] for result in results}
 
 
 async def answer(backend: Backend, node: NodeHandle) -> Answer:

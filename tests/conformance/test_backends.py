@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ropewalk.backends import wire
-from ropewalk.backends.port import Answer, Backend, NodeHandle, NodeShape
+from ropewalk.backends.port import Answer, Backend, LogChunk, NodeHandle, NodeShape
 from ropewalk.errors import BackendError, FixItError, TryAgainError
 from ropewalk.schemas.clusters import NodeRole
 from tests.conformance.harness import (
@@ -20,9 +20,11 @@ from tests.conformance.harness import (
     SHAPE,
     Harness,
     answer,
+    called,
     certificates,
     handle,
     request,
+    start,
     until,
 )
 from tests.support.waiting import eventually
@@ -86,7 +88,7 @@ async def status_with(reader: asyncio.StreamReader, workers: set[str]) -> Mappin
 
 class TestLaunch:
     async def test_starts_scheduler_and_workers_in_one_batch_and_names_each(self, harness: Harness) -> None:
-        results = await harness.backend.launch(request("s", "w1", "w2"))
+        results = await start(harness.backend, "s", "w1", "w2")
         assert [result.name for result in results] == ["s", "w1", "w2"]
         assert [result.error for result in results] == [None] * 3
         assert len({result.cloud_id for result in results}) == 3
@@ -95,18 +97,18 @@ class TestLaunch:
             assert await answer(harness.backend, node) is Answer.RUNNING
 
     async def test_of_a_name_that_runs_changes_nothing_and_reports_it(self, harness: Harness) -> None:
-        first = await harness.backend.launch(request("s", "w1"))
-        again = await harness.backend.launch(request("s", "w1"))
+        first = await start(harness.backend, "s", "w1")
+        again = await start(harness.backend, "s", "w1")
         assert [(r.cloud_id, r.address, r.error) for r in again] == [(r.cloud_id, r.address, None) for r in first]
 
     async def test_by_two_servers_at_once_happens_once(self, harness: Harness) -> None:
         one, two = harness.backend, harness.restart()
-        both = await asyncio.gather(one.launch(request("s", "w1")), two.launch(request("s", "w1")))
+        both = await asyncio.gather(start(one, "s", "w1"), start(two, "s", "w1"))
         assert [r.cloud_id for r in both[0]] == [r.cloud_id for r in both[1]]
         assert [r.error for results in both for r in results] == [None] * 4
 
     async def test_of_a_name_that_has_ended_does_not_start_it_again(self, harness: Harness) -> None:
-        await harness.backend.launch(request("s"))
+        await start(harness.backend, "s")
         await harness.kill(S)
         await until(harness.backend, S, Answer.GONE)
         await harness.backend.launch(request("s"))
@@ -125,19 +127,20 @@ class TestLaunch:
         assert all(isinstance(result.error, BackendError) for result in results)
         assert await harness.backend.inventory() == []
 
+    @pytest.mark.real_nodes
     async def test_of_more_workers_later_joins_the_scheduler(self, harness: Harness, tmp_path: Path) -> None:
-        (scheduler,) = await harness.backend.launch(request("s"))
+        (scheduler,) = await start(harness.backend, "s")
         assert scheduler.address
-        await harness.backend.launch(request("w1", scheduler=scheduler.address))
+        workers = await harness.backend.launch(request("w1", scheduler=scheduler.address))
         context = client_context(tmp_path, "control")
         async with linked(harness.backend, S, scheduler.address, context) as (reader, writer):
             await wire.write(writer, {"op": "ropewalk_watch", "reply": False})
-            await asyncio.wait_for(status_with(reader, {"w1"}), 30)
+            await asyncio.wait_for(status_with(reader, set(called(harness.backend, workers).values())), 60)
 
 
 class TestObserve:
     async def test_answers_for_every_name_asked_about(self, harness: Harness) -> None:
-        await harness.backend.launch(request("s"))
+        await start(harness.backend, "s")
         sightings = (await harness.backend.observe([S, W1, handle("other", "c2")])).sightings
         assert {name: seen.answer for name, seen in sightings.items()} == {
             "s": Answer.RUNNING,
@@ -151,7 +154,7 @@ class TestObserve:
         assert (await harness.backend.observe([])).sightings == {}
 
     async def test_tells_the_signal_that_ended_a_node(self, harness: Harness) -> None:
-        await harness.backend.launch(request("s"))
+        await start(harness.backend, "s")
         await harness.kill(S)
         await until(harness.backend, S, Answer.GONE)
         seen = (await harness.backend.observe([S])).sightings["s"]
@@ -159,7 +162,7 @@ class TestObserve:
         assert seen.reason
 
     async def test_change_is_told_when_a_node_dies(self, harness: Harness) -> None:
-        await harness.backend.launch(request("s"))
+        await start(harness.backend, "s")
         assert await answer(harness.backend, S) is Answer.RUNNING
         await harness.kill(S)
         while await answer(harness.backend, S) is not Answer.GONE:
@@ -170,27 +173,27 @@ class TestObserve:
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.wait([waiting])
-        await harness.backend.launch(request("s"))
+        await start(harness.backend, "s")
         assert await answer(harness.backend, S) is Answer.RUNNING
 
 
 class TestStop:
     async def test_ends_nodes_and_only_then_says_gone(self, harness: Harness) -> None:
-        await harness.backend.launch(request("s", "w1"))
+        await start(harness.backend, "s", "w1")
         await harness.backend.stop([S, W1])
         await until(harness.backend, S, Answer.GONE)
         await until(harness.backend, W1, Answer.GONE)
         assert await harness.backend.inventory() == []
 
     async def test_of_one_node_leaves_the_others(self, harness: Harness) -> None:
-        await harness.backend.launch(request("s", "w1", "w2"))
+        await start(harness.backend, "s", "w1", "w2")
         await harness.backend.stop([W1])
         await until(harness.backend, W1, Answer.GONE)
         assert await answer(harness.backend, S) is Answer.RUNNING
         assert {node.name for node in await harness.backend.inventory()} >= {"s"}
 
     async def test_can_be_asked_again_and_after_the_end(self, harness: Harness) -> None:
-        await harness.backend.launch(request("s"))
+        await start(harness.backend, "s")
         await harness.backend.stop([S])
         await harness.backend.stop([S, S])
         await until(harness.backend, S, Answer.GONE)
@@ -198,7 +201,7 @@ class TestStop:
         assert await answer(harness.backend, S) is Answer.GONE
 
     async def test_tells_the_change(self, harness: Harness) -> None:
-        await harness.backend.launch(request("s"))
+        await start(harness.backend, "s")
         await harness.backend.stop([S])
         while await answer(harness.backend, S) is not Answer.GONE:
             await asyncio.wait_for(harness.backend.changed(), 20)
@@ -206,7 +209,7 @@ class TestStop:
 
 class TestRestartOfTheServer:
     async def test_nodes_go_on_and_are_known_to_the_next_server(self, harness: Harness) -> None:
-        first = await harness.backend.launch(request("s", "w1"))
+        first = await start(harness.backend, "s", "w1")
         second = harness.restart()
         seen = (await second.observe([S, W1])).sightings
         assert [seen[r.name].cloud_id for r in first] == [r.cloud_id for r in first]
@@ -216,7 +219,7 @@ class TestRestartOfTheServer:
         await until(second, W1, Answer.GONE)
 
     async def test_the_next_server_is_told_of_their_death(self, harness: Harness) -> None:
-        await harness.backend.launch(request("s"))
+        await start(harness.backend, "s")
         second = harness.restart()
         assert await answer(second, S) is Answer.RUNNING
         await harness.kill(S)
@@ -224,15 +227,15 @@ class TestRestartOfTheServer:
             await asyncio.wait_for(second.changed(), 20)
 
     async def test_closing_leaves_nodes_running(self, harness: Harness) -> None:
-        await harness.backend.launch(request("s"))
+        await start(harness.backend, "s")
         await harness.backend.close()
         assert await answer(harness.restart(), S) is Answer.RUNNING
 
 
 class TestInventory:
     async def test_lists_what_lives_with_cluster_role_and_cloud_id(self, harness: Harness) -> None:
-        results = await harness.backend.launch(request("s", "w1"))
-        await harness.backend.launch(request("s2", cluster="c2"))
+        results = await start(harness.backend, "s", "w1")
+        await start(harness.backend, "s2", cluster="c2")
         found = {node.name: node for node in await harness.restart().inventory()}
         assert set(found) >= {"s", "s2"}
         assert found["s"].cloud_id == results[0].cloud_id
@@ -240,7 +243,7 @@ class TestInventory:
         assert (found["s2"].cluster, found["s2"].role) == ("c2", NodeRole.SCHEDULER)
 
     async def test_leaves_out_what_is_gone(self, harness: Harness) -> None:
-        await harness.backend.launch(request("s"))
+        await start(harness.backend, "s")
         await harness.kill(S)
         await until(harness.backend, S, Answer.GONE)
         assert await harness.backend.inventory() == []
@@ -248,7 +251,7 @@ class TestInventory:
 
 class TestLogs:
     async def test_are_read_from_a_cursor_in_whole_characters(self, harness: Harness) -> None:
-        await harness.backend.launch(request("s"))
+        await start(harness.backend, "s")
         await harness.write_log(S, "grüße €𝄞 " * 20)
         text, cursor = "", None
         for _ in range(10_000):
@@ -262,18 +265,23 @@ class TestLogs:
         assert "\N{REPLACEMENT CHARACTER}" not in text
 
     async def test_are_kept_after_death_and_then_complete(self, harness: Harness) -> None:
-        await harness.backend.launch(request("s"))
+        await start(harness.backend, "s")
         await harness.write_log(S, "last words\n")
         await harness.kill(S)
         await until(harness.backend, S, Answer.GONE)
-        chunk = await harness.restart().logs(S)
+        backend = harness.restart()
+
+        async def complete() -> LogChunk | None:
+            chunk = await backend.logs(S)
+            return chunk if (await backend.logs(S, chunk.cursor)).complete else None
+
+        chunk = await eventually(complete)
         assert "last words" in chunk.text
-        assert chunk.complete
         rest = await harness.backend.logs(S, chunk.cursor)
         assert (rest.text, rest.cursor, rest.complete) == ("", chunk.cursor, True)
 
     async def test_follow_a_running_node(self, harness: Harness) -> None:
-        await harness.backend.launch(request("s"))
+        await start(harness.backend, "s")
         cursor = (await harness.backend.logs(S)).cursor
         await harness.write_log(S, "more\n")
         chunk = await harness.backend.logs(S, cursor)
@@ -291,29 +299,32 @@ class TestLogs:
         assert (chunk.text, chunk.complete) == ("", True)
 
 
+@pytest.mark.real_nodes
 class TestLink:
     async def test_follows_which_workers_run_and_retires_them(self, harness: Harness, tmp_path: Path) -> None:
-        results = await harness.backend.launch(request("s", "w1", "w2"))
+        results = await start(harness.backend, "s", "w1", "w2")
         address = results[0].address
         assert address
+        workers = {own: name for name, own in called(harness.backend, results[1:]).items()}
         context = client_context(tmp_path, "control")
         async with linked(harness.backend, S, address, context) as (reader, writer):
             await wire.write(writer, {"op": "ropewalk_watch", "reply": False})
-            status = await asyncio.wait_for(status_with(reader, {"w1", "w2"}), 30)
+            status = await asyncio.wait_for(status_with(reader, set(workers)), 60)
             assert status["v"] == 1
-            assert set(status["addresses"]) == {"w1", "w2"}
+            assert set(status["addresses"]) == set(workers)
             assert status["closing"] is None
             async with linked(harness.backend, S, address, context) as (ask_reader, ask_writer):
                 await wire.write(ask_writer, {"op": "ropewalk_choose", "n": 1})
-                (name,) = (await wire.read(ask_reader))["names"]
-                await wire.write(ask_writer, {"op": "ropewalk_retire", "names": [name]})
-                assert (await wire.read(ask_reader))["retired"] == [name]
-            status = await asyncio.wait_for(status_with(reader, {"w1", "w2"} - {name}), 30)
+                (retired,) = (await wire.read(ask_reader))["names"]
+                await wire.write(ask_writer, {"op": "ropewalk_retire", "names": [retired]})
+                assert (await wire.read(ask_reader))["retired"] == [retired]
+            status = await asyncio.wait_for(status_with(reader, set(workers) - {retired}), 30)
+            name = workers[retired]
             await until(harness.backend, handle(name), Answer.GONE)
             assert (await harness.backend.observe([handle(name)])).sightings[name].exit_code == 0
 
     async def test_takes_new_adaptive_bounds(self, harness: Harness, tmp_path: Path) -> None:
-        (result,) = await harness.backend.launch(request("s"))
+        (result,) = await start(harness.backend, "s")
         assert result.address
         context = client_context(tmp_path, "control")
         async with linked(harness.backend, S, result.address, context) as (reader, writer):
@@ -328,7 +339,7 @@ class TestLink:
                     pass
 
     async def test_ends_with_the_scheduler(self, harness: Harness, tmp_path: Path) -> None:
-        (result,) = await harness.backend.launch(request("s"))
+        (result,) = await start(harness.backend, "s")
         assert result.address
         context = client_context(tmp_path, "control")
         async with linked(harness.backend, S, result.address, context) as (reader, writer):
@@ -339,7 +350,7 @@ class TestLink:
                 await asyncio.wait_for(status_with(reader, {"no such worker"}), 20)
 
     async def test_refuses_a_certificate_of_another_cluster(self, harness: Harness, tmp_path: Path) -> None:
-        (result,) = await harness.backend.launch(request("s"))
+        (result,) = await start(harness.backend, "s")
         assert result.address
         async with linked(harness.backend, S, result.address, client_context(tmp_path, "control")):
             pass  # it is up
@@ -347,7 +358,7 @@ class TestLink:
             await ask(harness.backend, S, result.address, client_context(tmp_path, "control", "c2"))
 
     async def test_to_a_scheduler_that_is_gone_is_an_error_to_try_again(self, harness: Harness) -> None:
-        (result,) = await harness.backend.launch(request("s"))
+        (result,) = await start(harness.backend, "s")
         assert result.address
         await harness.kill(S)
         await until(harness.backend, S, Answer.GONE)
@@ -355,11 +366,12 @@ class TestLink:
             await harness.backend.connect(S, result.address)
 
 
+@pytest.mark.real_nodes
 class TestSecrets:
     async def test_are_not_visible_from_outside_nor_in_representations(self, harness: Harness) -> None:
         launch = request("s", "w1")
         key = certificates("c1").for_role("scheduler")["key"].splitlines()[1]
-        await harness.backend.launch(launch)
+        await start(harness.backend, "s", "w1")
         seen = await harness.visible(S) + repr(launch) + await logged(harness.backend, S)
         seen += repr(await harness.backend.inventory()) + repr(await harness.backend.observe([S, W1]))
         assert CANARY not in seen

@@ -22,9 +22,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import botocore.session
-from botocore.config import Config
-
 from ropewalk.schemas.aws import AwsCredentials
 from tests.support.engine import NETWORK, Engine
 
@@ -110,6 +107,9 @@ class Double:
         return self._client(service, region, credentials.access_key_id, secret)
 
     def _client(self, service: str, region: str, key: str, secret: str) -> Any:
+        import botocore.session  # noqa: PLC0415 - takes time, and every test imports this module
+        from botocore.config import Config  # noqa: PLC0415 - as above
+
         if (service, region, key) not in self._clients:
             self._clients[service, region, key] = botocore.session.get_session().create_client(
                 service,

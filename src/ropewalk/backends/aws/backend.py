@@ -214,6 +214,7 @@ class AwsBackend:
         return handles(await self._search.living(), self._place.installation)
 
     async def logs(self, node: NodeHandle, cursor: str | None = None, limit: int = 1_000_000) -> LogChunk:
+        self._logs.check(cursor)
         arn, ended_at = await self._log_of(node)
         if arn is None:
             return LogChunk("", cursor or "0@", complete=ended_at is not None)

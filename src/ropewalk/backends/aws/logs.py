@@ -39,6 +39,11 @@ class Logs:
         self._aws = aws
         self._clock = clock
 
+    @staticmethod
+    def check(cursor: str | None) -> None:
+        """Raise FixItError for what is no cursor."""
+        _position(cursor)
+
     async def read(self, group: str, arn: str, cursor: str | None, limit: int, ended_at: float | None) -> LogChunk:
         """Read at most *limit* bytes from *cursor*.
 

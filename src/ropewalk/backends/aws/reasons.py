@@ -7,6 +7,7 @@ Codes and texts: "API failure reasons", "Amazon ECS stopped task error codes", "
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -170,7 +171,18 @@ def why_stopped(task: Task) -> str | None:
     found = _by_code(task, said) or _by_words(task, said)
     if found is None and said and not (task.stop_code == "EssentialContainerExited" and task.exit_code is not None):
         found = f"ECS says: {_short(said)}."
-    return found
+    return found or _by_signal(exit_code(task))
+
+
+def _by_signal(code: int | None) -> str | None:
+    if code is None or code >= 0:
+        return None
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = str(-code)
+    advice = " It may have used more memory than it has." if -code == signal.SIGKILL else " Its log may say why."
+    return f"Its container was ended by the signal {name}.{advice}"
 
 
 def _by_code(task: Task, said: str) -> str | None:

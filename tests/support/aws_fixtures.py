@@ -1,4 +1,4 @@
-"""A private double of AWS for each test process; every test starts with empty AWS accounts."""
+"""Fixtures: a private double of AWS for each test process; every test starts with empty AWS accounts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import pytest
 
 from tests.support import engine
 from tests.support.ministack import Double, NoDoubleError, running
+
+__all__ = ["aws", "aws_double", "aws_tasks", "container_double", "container_engine"]
 
 
 @pytest.fixture(scope="session")
