@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 import structlog
 
+from ropewalk.backends.memory import MemoryBackend
+from ropewalk.backends.port import NodeHandle
 from ropewalk.errors import ClusterGoneError, FixItError, TryAgainError
 from ropewalk.server.clusters import service
 from ropewalk.server.clusters.leases import Lease, LeaseLostError, claim, fenced, release_dead
@@ -449,6 +452,23 @@ async def test_a_sweep_leaves_what_is_known_alone(running: Fleet) -> None:
     running.clock.advance(days=1)
     assert await sweep.run() == 0
     assert len(running.running()) == 3
+
+
+async def test_a_node_that_ends_while_a_sweep_looks_is_no_orphan(
+    running: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await running.create(n_workers=1)
+    await running.until("ready", workers=1)
+    inventory = MemoryBackend.inventory
+
+    async def slow(backend: MemoryBackend) -> Sequence[NodeHandle]:
+        present = await inventory(backend)
+        await running.stop()
+        await running.until("stopped")
+        return present
+
+    monkeypatch.setattr(MemoryBackend, "inventory", slow)
+    assert await Sweep(running.context).run() == 0
 
 
 async def test_cost_counts_from_launch_to_gone_at_the_price_of_the_day(running: Fleet) -> None:

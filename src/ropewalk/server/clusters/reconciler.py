@@ -264,11 +264,20 @@ class Reconciler:
                 await self._drop(list(self._actors))
             raise
         self._renewed = time.monotonic()
-        await self._drop([cluster_id for cluster_id in self._actors if cluster_id not in kept])
+        await self._let_go([cluster_id for cluster_id in self._actors if cluster_id not in kept])
         idle = kept - set(self._actors) - self._beginning
         if idle:
             await self._give_back(idle)
         self._count()
+
+    async def _let_go(self, cluster_ids: list[str]) -> None:
+        """End the work on clusters that are not ours any more: another server took them, or they have ended."""
+        for cluster_id in cluster_ids:
+            state = self._actors[cluster_id][0].state
+            if state is None or state.live:
+                log.info("lease.lost", cluster=cluster_id)
+                self._context.metrics.leases_lost.inc()
+        await self._drop(cluster_ids)
 
     async def _give_back(self, cluster_ids: set[str]) -> None:
         """Let go of leases whose actor is not there (it died, or its backend could not be had)."""
