@@ -97,15 +97,29 @@ class _Node:
     cloud_id: str
     visible_at: float
     runs_at: float
+    address_at: float
+    scheduler: str | None
+    """Address that it was told, if it is a worker."""
+    spot: bool
     ends_at: float = float("inf")
     exit_code: int | None = None
     reason: str | None = None
     log: bytearray = field(default_factory=bytearray, repr=False)
 
     @property
-    def address(self) -> str | None:
-        scheduler = self.launch.role is NodeRole.SCHEDULER
-        return f"tls://{self.launch.name}.memory.invalid:{SCHEDULER_PORT}" if scheduler else None
+    def own_name(self) -> str:
+        """What it calls itself."""
+        return self.cloud_id.rpartition("/")[2] if self.cluster.names_nodes else self.launch.name
+
+    def address(self, now: float) -> str | None:
+        """Return where clients reach it, if it is a scheduler and that is known."""
+        known = self.launch.role is NodeRole.SCHEDULER and now >= self.address_at
+        return f"tls://{self.launch.name}.memory.invalid:{SCHEDULER_PORT}" if known else None
+
+    def internal(self, now: float) -> str | None:
+        """Return where workers reach it, in a cloud in which that is known late."""
+        late = self.address_at > float("-inf") and self.address(now) is not None
+        return f"tls://{self.launch.name}.internal.invalid:{SCHEDULER_PORT}" if late else None
 
     @property
     def handle(self) -> NodeHandle:
@@ -124,9 +138,10 @@ class _Node:
         if now < self.visible_at:
             return Sighting(name, Answer.UNKNOWN, reason="The cloud does not show it yet.")
         if now >= self.ends_at:
-            return Sighting(name, Answer.GONE, self.cloud_id, self.address, self.exit_code, self.reason)
+            return Sighting(name, Answer.GONE, self.cloud_id, self.address(now), self.exit_code, self.reason)
         waits = "It is being provisioned." if now < self.runs_at else None
-        return Sighting(name, Answer.RUNNING, self.cloud_id, self.address, reason=waits)
+        address, internal = self.address(now), self.internal(now)
+        return Sighting(name, Answer.RUNNING, self.cloud_id, address, reason=waits, internal=internal)
 
 
 class _Cluster:
@@ -150,11 +165,15 @@ class _Cluster:
         found = [node for node in self.nodes.values() if node.launch.role is NodeRole.SCHEDULER]
         return found[-1] if found else None
 
-    def connected(self) -> list[str]:
-        """Return the names of the workers that the scheduler has, oldest first."""
+    @property
+    def names_nodes(self) -> bool:
+        return self._cloud.capabilities.names_nodes
+
+    def connected(self) -> dict[str, str]:
+        """Return the names of the workers that the scheduler has by what they call themselves, oldest first."""
         now = self._cloud.now()
-        nodes = self.nodes.values()
-        return [n.launch.name for n in nodes if n.launch.role is NodeRole.WORKER and n.running(now)]
+        workers = (node for node in self.nodes.values() if node.launch.role is NodeRole.WORKER)
+        return {worker.own_name: worker.launch.name for worker in workers if worker.running(now)}
 
     def status(self) -> Mapping[str, Any] | None:
         scheduler = self.scheduler
@@ -175,13 +194,13 @@ class _Cluster:
         }
 
     def choose(self, count: int) -> list[str]:
-        return self.connected()[::-1][:count]
+        return list(self.connected())[::-1][:count]
 
     def retire(self, names: list[str]) -> list[str]:
-        here = set(self.connected())
+        here = self.connected()
         retired = [name for name in names if name in here]
         for name in retired:
-            self._cloud.end(name, exit_code=0, reason="It was retired.", after=self._cloud.stop_latency)
+            self._cloud.end(here[name], exit_code=0, reason="It was retired.", after=self._cloud.stop_latency)
         self.retired |= set(names)
         self.changes.mark()
         return retired
@@ -220,6 +239,8 @@ class MemoryCloud:
         visibility_delay: Seconds from a launch until ``observe`` and ``inventory`` know of it.
         stop_latency: Seconds from a stop until the node is gone.
         call_latency: Seconds that every call takes.
+        address_delay: Seconds from a launch until a scheduler's address is known, where it is not known before.
+        spot_room: How many nodes may still start on spot capacity.
         calls: Number of calls of each method.
     """
 
@@ -244,6 +265,8 @@ class MemoryCloud:
         self.keys: dict[str, Identity] | None = None
         self.estate: list[str] = []
         self.launch_latency = self.visibility_delay = self.stop_latency = self.call_latency = 0.0
+        self.address_delay = 0.0
+        self.spot_room = 10_000
         self.calls: Counter[str] = Counter()
         self.changes = Changes(now, sleep)
         self._clusters: dict[str, _Cluster] = {}
@@ -295,6 +318,14 @@ class MemoryCloud:
     def node(self, name: str) -> NodeLaunch:
         """Return what *name* was launched with, keys included."""
         return self._nodes[name].launch
+
+    def scheduler_of(self, name: str) -> str | None:
+        """Return the address of the scheduler that the worker *name* was told."""
+        return self._nodes[name].scheduler
+
+    def spot_nodes(self) -> list[str]:
+        """Return the names of nodes that run on spot capacity."""
+        return [name for name in self.node_names() if self._nodes[name].spot]
 
     def launches(self) -> int:
         """Return how many nodes came into being; a node that is launched again is not counted twice."""
@@ -355,11 +386,28 @@ class MemoryCloud:
                 )
             now, cluster = self.now(), self.cluster(request.cluster.id)
             visible, runs = now + self.visibility_delay, now + self.launch_latency
-            node = _Node(cluster, launch, f"memory-{len(self._nodes)}", visible, runs)
+            addressed = float("-inf") if self.capabilities.scheduler_address_first else now + self.address_delay
+            name = f"memory/node-{len(self._nodes)}"
+            spot = self._spot(launch)
+            node = _Node(cluster, launch, name, visible, runs, addressed, request.scheduler, spot)
             self._nodes[launch.name] = cluster.nodes[launch.name] = node
-        cluster.changes.mark(visible, runs)
-        self.changes.mark(visible, runs)
+        times = [time for time in (visible, runs, addressed) if time > now]
+        cluster.changes.mark(*times)
+        self.changes.mark(*times)
         return node
+
+    def _spot(self, launch: NodeLaunch) -> bool:
+        """Give a node spot capacity if it should have some; say whether it got it.
+
+        Raises:
+            TryAgainError: there is none, and it does not want any other.
+        """
+        if launch.spot and self.spot_room > 0:
+            self.spot_room -= 1
+            return True
+        if launch.spot and not launch.spot_fallback:
+            raise TryAgainError("There is no spot capacity.", delay=5.0)
+        return False
 
     def stop(self, name: str) -> None:
         with self._lock:
@@ -503,7 +551,10 @@ class MemoryBackend:
         try:
             if fault is None or fault.effect:
                 node = self.cloud.create(request, launch)
-                result = LaunchResult(launch.name, node.cloud_id, node.address)
+                early = self.capabilities.scheduler_address_first
+                address = node.address(self.cloud.now()) if early else None
+                note = "There is no spot capacity." if launch.spot and not node.spot else None
+                result = LaunchResult(launch.name, node.cloud_id, address, spot=node.spot, note=note)
             else:
                 result = LaunchResult(launch.name, cloud_id="memory-lost")
         except BackendError as exc:
