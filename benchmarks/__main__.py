@@ -10,8 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.measure import LEAST_RUNS, surroundings, table
+from benchmarks.program import bounded
 
 NAMES = ("imports", "server", "startup", "work")
+
+
+LIMIT_SECONDS = 350.0
+"""In which a benchmark must have ended."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.runs < LEAST_RUNS:
         print(f"Fewer than {LEAST_RUNS} runs: good for a look, not for a statement.", file=sys.stderr)
-    results = importlib.import_module(f"benchmarks.{options.name}").run(options.runs)
+    with bounded(LIMIT_SECONDS):
+        results = importlib.import_module(f"benchmarks.{options.name}").run(options.runs)
     if options.json is not None:
         noted = surroundings()
         options.json.write_text(json.dumps([{**result.record(), **noted} for result in results], indent=1) + "\n")

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 
 PROGRAM = str(Path(sys.executable).with_name("ropewalk"))
 PASSWORD = "benchmark-only-1"  # noqa: S105 - of a server that lives for a minute
-READY_SECONDS, WARM_SECONDS = 60.0, 60.0
+COMMAND = (PROGRAM, "server", "start")
+READY_SECONDS, WARM_SECONDS, END_SECONDS, REQUEST_SECONDS = 60.0, 30.0, 20.0, 30.0
+"""Nothing here waits without an end: a benchmark that hangs tells nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,23 +33,84 @@ class Server:
     url: str
     token: str
     pid: int
+    data: Path
 
 
 @contextmanager
-def server() -> Iterator[Server]:
-    """Run a server that is warm: it has forked its last import."""
+def server(*options: str) -> Iterator[Server]:
+    """Run a server with its own data directory, and with *options* of ``ropewalk server start``."""
     with tempfile.TemporaryDirectory(prefix="ropewalk-bench-") as folder:
         data = Path(folder) / "data"
         with (Path(folder) / "log").open("wb") as log:
             process = subprocess.Popen(  # noqa: S603 - our own program
-                [PROGRAM, "server", "start", "--data-dir", str(data), "--port", "0"], stdout=log, stderr=log
+                [*COMMAND, "--data-dir", str(data), "--port", "0", *options], stdout=log, stderr=log
             )
         try:
-            url = _ready(data / "server.json", process)
-            yield Server(url, _token(data, url), process.pid)
+            with ended_with_us(process):
+                url = _ready(data / "server.json", process)
+                yield Server(url, _token(data, url), process.pid, data)
         finally:
-            process.terminate()
-            process.wait(60)
+            end_nodes(data)
+
+
+@contextmanager
+def ended_with_us(process: subprocess.Popen[Any], number: signal.Signals = signal.SIGTERM) -> Iterator[None]:
+    """End *process* after the block: politely with *number*, else by force, and all that it started in its session."""
+    try:
+        yield
+    finally:
+        session = None
+        with suppress(ProcessLookupError):
+            session = process.pid if os.getsid(process.pid) == process.pid else None
+        process.send_signal(number)
+        try:
+            process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if session is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(session, signal.SIGKILL)
+
+
+@contextmanager
+def bounded(seconds: float) -> Iterator[None]:
+    """Break off the block after *seconds*, or when asked to end, such that what it began is ended, too."""
+
+    def stop(*_: object) -> None:
+        raise SystemExit("The benchmark was broken off: it took too long, or was asked to end.")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGALRM)}
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    faulthandler.dump_traceback_later(seconds + END_SECONDS, exit=True)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        faulthandler.cancel_dump_traceback_later()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def nodes(data: Path) -> list[psutil.Process]:
+    """Return the processes of nodes of the server with the data directory *data*, helpers included."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            environ = process.environ()
+            if "ROPEWALK_NODE" in environ and Path(environ.get("TMPDIR", "/")).is_relative_to(data):
+                found.append(process)
+    return found
+
+
+def end_nodes(data: Path) -> None:
+    """End by force what a benchmark that was broken off has left; say so, since clusters that are closed leave none."""
+    left = nodes(data)
+    for process in left:
+        with suppress(psutil.Error):
+            process.kill()
+    if left:
+        sys.stderr.write(f"{len(left)} processes of nodes were left, and were ended by force.\n")
 
 
 def _ready(state: Path, process: subprocess.Popen[bytes]) -> str:
@@ -61,15 +128,19 @@ def _ready(state: Path, process: subprocess.Popen[bytes]) -> str:
 
 def _token(data: Path, url: str) -> str:
     setup = [PROGRAM, "server", "setup", "--data-dir", str(data), "--username", "bench", "--password-stdin"]
-    subprocess.run(setup, input=PASSWORD, text=True, check=True, capture_output=True)  # noqa: S603 - our own program
+    subprocess.run(setup, input=PASSWORD, text=True, check=True, capture_output=True, timeout=REQUEST_SECONDS)  # noqa: S603 - our own
     login = {"username": "bench", "password": PASSWORD, "token_name": "bench"}
-    answer = httpx.post(f"{url}/api/v1/login", json=login)
+    answer = httpx.post(f"{url}/api/v1/login", json=login, timeout=REQUEST_SECONDS)
     answer.raise_for_status()
     return str(answer.json()["token"])
 
 
 def wait_warm(server: Server) -> None:
-    """Wait until the warm parent has nothing to import any more, which its processor time tells."""
+    """Wait until the warm parent has nothing to import any more, which its processor time tells.
+
+    Raises:
+        RuntimeError: there is none.
+    """
     deadline = time.monotonic() + WARM_SECONDS
     spent = -1.0
     while time.monotonic() < deadline:
@@ -79,3 +150,4 @@ def wait_warm(server: Server) -> None:
             return
         spent = now
         time.sleep(0.5)
+    raise RuntimeError("the server has no warm parent")

@@ -1,22 +1,25 @@
-"""From nothing to four workers that a client uses, and back to nothing, against ``LocalCluster``."""
+"""From nothing to four workers that a client uses, and back to nothing, against ``LocalCluster`` and dask-gateway."""
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import Any
 
 import psutil
 from distributed import Client, LocalCluster
 
+from benchmarks.gateway import gateway
 from benchmarks.measure import Result, alternate
-from benchmarks.program import Server, server, wait_warm
+from benchmarks.program import Server, nodes, server, wait_warm
 from ropewalk import Cluster
 
 WORKERS = 4
-GONE_SECONDS = 30.0
+START_SECONDS, GONE_SECONDS = 60.0, 30.0
 
 
 def run(runs: int) -> list[Result]:
@@ -24,40 +27,72 @@ def run(runs: int) -> list[Result]:
     resource_tracker.ensure_running()  # otherwise the first LocalCluster would start it, and not end it
     with server() as here:
         wait_warm(here)
-        start, close = alternate(lambda: once(lambda: ours(here)), lambda: once(theirs), runs)
-    return [start.ratio("start_vs_localcluster", 0.4), close.ratio("close_vs_localcluster", 1.0)]
+        once_ours(here)  # both sides import and compile at their first time
+        once_theirs()
+        start, close = alternate(lambda: once_ours(here), once_theirs, runs)
+        with tempfile.TemporaryDirectory(prefix="ropewalk-bench-") as folder, gateway(Path(folder)) as other:
+            other.once(WORKERS)
+            (peer,) = alternate(lambda: once_ours(here)[:1], lambda: other.once(WORKERS)[:1], runs)
+    return [
+        start.ratio("start_vs_localcluster", 0.4),
+        peer.ratio("start_vs_gateway", 0.1),
+        close.ratio("close_vs_localcluster", 1.0),
+    ]
 
 
-def ours(here: Server) -> Any:
-    return Cluster(WORKERS, server=here.url, token=here.token, quiet=True, wait_for_workers=True, worker_memory="1 GiB")
+def once_ours(here: Server) -> Sequence[float]:
+    """Return the seconds of one start and of one end on our side."""
+
+    def make() -> Any:
+        return Cluster(
+            WORKERS, server=here.url, token=here.token, quiet=True, wait_for_workers=True, worker_memory="1 GiB",
+            timeout=START_SECONDS,
+        )  # fmt: skip
+
+    return once(make, lambda: nodes(here.data))
 
 
-def theirs() -> Any:
-    return LocalCluster(n_workers=WORKERS, threads_per_worker=1, processes=True, dashboard_address=":0")
+def once_theirs() -> Sequence[float]:
+    """Return the same of ``LocalCluster``."""
+    before = set(_children())
+
+    def make() -> Any:
+        return LocalCluster(n_workers=WORKERS, threads_per_worker=1, processes=True, dashboard_address=":0")
+
+    return once(make, lambda: [process for process in _children() if process not in before])
 
 
-def once(make: Callable[[], Any]) -> Sequence[float]:
-    """Return the seconds of one start and of one end, until every process is gone."""
-    # The server is a child of this process, too, and nodes are its grandchildren.
-    before = {process.pid for process in psutil.Process().children(recursive=True)}
+def once(make: Callable[[], Any], made: Callable[[], Sequence[psutil.Process]]) -> Sequence[float]:
+    """Return the seconds of one start and of one end, until every process is gone that *made* returns in between."""
     began = time.perf_counter()
     cluster = make()
-    client = Client(cluster)
-    client.wait_for_workers(WORKERS)
-    started = time.perf_counter() - began
-    made = [process for process in psutil.Process().children(recursive=True) if process.pid not in before]
-    # A warm parent may be replaced at any time, and stays.
-    made = [process for process in made if not any(word.endswith("/warm.py") for word in process.cmdline())]
-    began = time.perf_counter()
-    client.close()
-    cluster.close()
-    _wait_gone(made)
+    try:
+        client = Client(cluster)
+        client.wait_for_workers(WORKERS, timeout=START_SECONDS)
+        started = time.perf_counter() - began
+        processes = made()
+        began = time.perf_counter()
+        client.close()
+    finally:
+        cluster.close()
+    wait_gone(processes)
     return started, time.perf_counter() - began
 
 
-def _wait_gone(processes: Sequence[psutil.Process]) -> None:
-    deadline = time.monotonic() + GONE_SECONDS
+def _children() -> Sequence[psutil.Process]:
+    return psutil.Process().children()
+
+
+def wait_gone(processes: Sequence[psutil.Process], within: float = GONE_SECONDS) -> None:
+    """Wait until none of *processes* runs; those that have ended may not have been taken note of.
+
+    Raises:
+        RuntimeError: some still run after *within* seconds.
+    """
+    deadline = time.monotonic() + within
     for process in processes:
         with suppress(psutil.NoSuchProcess):
-            while process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+            while process.status() != psutil.STATUS_ZOMBIE:
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"{' '.join(process.cmdline())[:200]} ({process.pid}) has outlived its cluster")
                 time.sleep(0.005)
