@@ -686,28 +686,27 @@ def note_exit(directory: str, status: int) -> None:
 
 def on_ecs(config: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
     """Complete a configuration by what only the task knows: its id, which is the node's name, and its address."""
-    task = _metadata(environ.get("ECS_CONTAINER_METADATA_URI_V4"))
-    try:
-        addresses = [a for c in task["Containers"] for n in c.get("Networks", ()) for a in n.get("IPv4Addresses", ())]
-        name, address = task["TaskARN"].rpartition("/")[2], addresses[0]
-    except (KeyError, IndexError, AttributeError) as exc:
-        raise ConfigError(f"ECS's metadata lack {exc}") from None
-    listen = f"tls://{address}:{config['port']}"
-    return {**config, "node": name, "listen": listen, "directory": tempfile.mkdtemp(prefix="ropewalk-")}
-
-
-def _metadata(uri: str | None) -> dict[str, Any]:
+    uri = environ.get("ECS_CONTAINER_METADATA_URI_V4")
     if uri is None:
         raise ConfigError("ECS_CONTAINER_METADATA_URI_V4 is not set: this is no task of ECS")
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever proxy the user has set
     for attempt in range(METADATA_TRIES):
         try:
             with opener.open(f"{uri}/task", timeout=METADATA_SECONDS) as answer:
-                return dict(json.load(answer))
-        except (OSError, ValueError) as exc:
-            logger.info("ECS's metadata cannot be read: %s", exc)
+                name, address = _task_of(json.load(answer))
+        except (OSError, ValueError, KeyError, IndexError, TypeError) as exc:
+            logger.info("ECS's metadata do not tell id and address yet: %r", exc)
             time.sleep(0.2 * 2**attempt)
-    raise ConfigError("ECS's metadata cannot be read")
+            continue
+        listen = f"tls://{address}:{config['port']}"
+        return {**config, "node": name, "listen": listen, "directory": tempfile.mkdtemp(prefix="ropewalk-")}
+    raise ConfigError("ECS's metadata do not tell id and address of this task")
+
+
+def _task_of(task: Mapping[str, Any]) -> tuple[str, str]:
+    """Read id and address from what the metadata endpoint says of the task."""
+    addresses = [a for c in task["Containers"] for n in c.get("Networks", ()) for a in n.get("IPv4Addresses", ())]
+    return str(task["TaskARN"]).rpartition("/")[2], str(addresses[0])
 
 
 def run_on_ecs(config: Mapping[str, Any]) -> int:

@@ -14,10 +14,10 @@ import tarfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ministack.services import ecr, ecs
+from ministack.services import ecr, ecs, ecs_metadata
 
 from tests.support.aws_double import interfaces
-from tests.support.aws_double.patching import replace
+from tests.support.aws_double.patching import demand, replace
 
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN")
 
@@ -27,6 +27,7 @@ def install() -> None:
     network = os.environ.get("AWS_DOUBLE_NETWORK")
     if not network:
         return
+    demand(ecs_metadata, "_LOCK", "_TASKS")
     replace(ecs, "_build_run_kwargs", lambda build: _arguments(build, network))
     replace(ecs, "_register_metadata", _metadata)
     replace(ecs, "_record_task_ip", lambda _: _record_address)
@@ -71,6 +72,10 @@ def _record_address(record: dict[str, Any], container: Any, network: str) -> Non
     address = ecs._container_ip(container, network)
     if address and not record.get("_interface"):
         interfaces.attach(record, address)
+        # ministack's metadata lack the network ("Task metadata available for Amazon ECS tasks on Fargate").
+        with ecs_metadata._LOCK:
+            for told in ecs_metadata._TASKS.get(record["taskArn"], {}).get("Containers", ()):
+                told["Networks"] = [{"NetworkMode": "awsvpc", "IPv4Addresses": [address]}]
 
 
 def _start(docker: Any, cdef: Mapping[str, Any], arguments: dict[str, Any], **_: Any) -> Any:
