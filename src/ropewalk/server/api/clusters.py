@@ -169,7 +169,7 @@ async def get_events(
         later, _, live = await service.events(context, caller, cluster_id, after=after)
         return later, live
 
-    return streams.respond(context, f"events:{cluster_id}", look, (found, more), after=after)
+    return streams.respond(context, caller, f"events:{cluster_id}", look, (found, more), after=after)
 
 
 @router.get("/accounts/{account}/clusters/{name}/logs")

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from fastapi.responses import StreamingResponse
 
+from ropewalk.server.identity import access
+
 if TYPE_CHECKING:
     from ropewalk.schemas.common import Event
     from ropewalk.server.context import Context
+    from ropewalk.server.identity.permissions import Caller
 
 __all__ = ["KEEP_ALIVE_SECONDS", "Seen", "respond"]
 
@@ -22,23 +25,25 @@ Seen: TypeAlias = "tuple[list[Event], bool]"
 
 
 def respond(
-    context: Context, topic: str, look: Callable[[int], Awaitable[Seen]], first: Seen, *, after: int
+    context: Context, caller: Caller, topic: str, look: Callable[[int], Awaitable[Seen]], first: Seen, *, after: int
 ) -> StreamingResponse:
-    """Return a stream of events that ends when no more can follow, or the server stops.
+    """Return a stream of events that ends when no more can follow, the caller may not see them, or the server stops.
 
     Args:
         context: The server's services.
+        caller: Who gets them. Looked up again before anything is sent, so nothing is told to somebody whose token was
+            revoked, and within :data:`KEEP_ALIVE_SECONDS` the stream ends.
         topic: What is woken when there may be more.
         look: Returns what happened after the event of that id.
         first: What it returned for *after*, so that errors come before the stream.
         after: The last event that the client has seen.
     """
-    stream = _follow(context, topic, look, first, after)
+    stream = _follow(context, caller, topic, look, first, after)
     return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
 async def _follow(
-    context: Context, topic: str, look: Callable[[int], Awaitable[Seen]], first: Seen, after: int
+    context: Context, caller: Caller, topic: str, look: Callable[[int], Awaitable[Seen]], first: Seen, after: int
 ) -> AsyncIterator[str]:
     found, more = first
     with context.wakeups.subscribe(topic) as changed:
@@ -55,6 +60,8 @@ async def _follow(
             if context.stopping.is_set():
                 return  # the client asks the next server for what follows
             changed.clear()
+            if not await access.still(context, caller):
+                return  # the client asks again, and is told why not
             found, more = await look(after)
 
 

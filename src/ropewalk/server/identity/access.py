@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from sqlalchemy import and_, select, update
+from sqlalchemy import and_, or_, select, update
 
 from ropewalk.errors import AuthenticationError, NotFoundError, RopewalkError
 from ropewalk.schemas.common import SLUG
@@ -67,6 +67,24 @@ async def by_token(context: Context, token: str) -> TokenUse:
         raise AuthenticationError(f"The user {user.username!r} is disabled.", advice="Ask an operator.")
     stale = record.last_used_at is None or now - record.last_used_at >= USE_RESOLUTION
     return TokenUse(Caller(user.id, user.username, user.operator, record.id), now, stale)
+
+
+async def still(context: Context, caller: Caller) -> bool:
+    """Return whether *caller* may still be here, for what goes on after the request was let in; one query.
+
+    That is so while the token is there and has not expired, the user is not disabled, and, of an account, while the
+    user is its member or an operator.
+    """
+    query = select(User.operator, Token.expires_at).where(User.id == caller.user_id, ~User.disabled)
+    query = query.outerjoin(Token, Token.id == caller.token_id)
+    if caller.token_id is not None:
+        query = query.where(Token.id.is_not(None))
+    if isinstance(caller, AccountCaller):
+        member = select(Member.user_id).where(Member.user_id == User.id, Member.account_id == caller.account_id)
+        query = query.where(or_(User.operator, member.exists()))
+    async with context.db.read() as session:
+        row = (await session.execute(query)).one_or_none()
+    return row is not None and (row.expires_at is None or row.expires_at > context.clock.now())
 
 
 async def note_use(context: Context, use: TokenUse) -> None:
