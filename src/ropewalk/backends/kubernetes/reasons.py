@@ -38,7 +38,7 @@ def look(pod: Pod, *, deleted: bool = False, role: str = "worker") -> Look:
     if deleted or status.get("phase") in ("Succeeded", "Failed"):
         code = exit_code(terminated)
         return Look(True, code, _why_gone(pod, status, terminated, code, role, deleted=deleted))
-    if state.get("running") or terminated:
+    if state.get("running") is not None or terminated:
         return Look(False)
     why = _why_waiting(status, state.get("waiting") or {})
     return Look(False, None, why, waits=why is None)
