@@ -66,7 +66,7 @@ class LiveServer:
                 try:
                     return url if httpx.get(f"{url}/readyz").is_success else ""
                 except httpx.TransportError:
-                    return ""
+                    continue  # the gateway's port, which speaks no HTTP, or nothing yet
         return ""
 
     def set_up(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections import OrderedDict
@@ -40,6 +41,7 @@ class Routes:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._kept: OrderedDict[str, tuple[float, Route | None]] = OrderedDict()
+        self._asking: dict[str, asyncio.Task[Route | None]] = {}
 
     async def find(self, name: str | None) -> Route | None:
         """Return the scheduler that *name* stands for; None: there is none, or it has ended or is not there yet."""
@@ -47,14 +49,24 @@ class Routes:
         if match is None:
             return None
         cluster_id = match[1]
-        now = time.monotonic()
         until, route = self._kept.get(cluster_id, (0.0, None))
-        if now >= until:
+        if time.monotonic() < until:
+            return route
+        # A crowd that asks at once waits for one answer.
+        asking = self._asking.get(cluster_id)
+        if asking is None:
+            asking = self._asking[cluster_id] = asyncio.create_task(self._ask(cluster_id), name="gateway-route")
+        return await asyncio.shield(asking)
+
+    async def _ask(self, cluster_id: str) -> Route | None:
+        try:
             route = await self._look_up(cluster_id)
-            self._kept[cluster_id] = (now + KEPT_SECONDS, route)
-            self._kept.move_to_end(cluster_id)
-            while len(self._kept) > KEPT_ROUTES:
-                self._kept.popitem(last=False)
+        finally:
+            del self._asking[cluster_id]
+        self._kept[cluster_id] = (time.monotonic() + KEPT_SECONDS, route)
+        self._kept.move_to_end(cluster_id)
+        while len(self._kept) > KEPT_ROUTES:
+            self._kept.popitem(last=False)
         return route
 
     async def _look_up(self, cluster_id: str) -> Route | None:
