@@ -25,7 +25,6 @@ from ropewalk.backends.aws.tags import resource_name
 from ropewalk.backends.aws.tasks import handles
 from ropewalk.backends.aws.teardown import teardown
 from ropewalk.backends.port import (
-    Answer,
     Capabilities,
     Identity,
     LaunchRequest,
@@ -228,8 +227,7 @@ class AwsBackend:
         if node.cloud_id is None:
             task = (await self._search.by_name(node.cluster)).get(node.name)
             if task is None:
-                seen = (await self._lookout.observe([node])).sightings[node.name]
-                return None, 0.0 if seen.answer is Answer.GONE else None
+                return None, 0.0 if self._launcher.never_ran(node.name) else None
         else:
             task = (await self._search.describe([node.cloud_id])).get(node.cloud_id)
         if task is None:

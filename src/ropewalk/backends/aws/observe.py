@@ -22,6 +22,8 @@ GRACE = 60.0
 consistency", ECS API reference)."""
 FASTEST, FAST, SLOW = 1.0, 5.0, 20.0
 """Seconds between two looks: just after a change, while something still changes, and while all just runs."""
+MEMORY = 300.0
+"""Seconds for which is remembered what nobody asks about."""
 LEAST_AGE = 0.5
 """Seconds for which what was seen of a task is not asked again, however often somebody wants to know."""
 SLOWING = 0.25
@@ -45,6 +47,8 @@ class _Seen:
     at: float
     missing_since: float | None
     settled: bool
+    asked_at: float
+    """When somebody last wanted to know about it."""
 
 
 class Lookout:
@@ -73,7 +77,8 @@ class Lookout:
         self._grace = grace
         self._clock = clock
         self._seen: dict[str, _Seen] = {}
-        self._sought: dict[str, float] = {}
+        self._sought: dict[str, tuple[float, float]] = {}
+        self._looking = asyncio.Lock()
         self._restless = False
         self._looked = self._changed = clock()
         self._stirred = asyncio.Event()
@@ -95,10 +100,14 @@ class Lookout:
 
     async def observe(self, nodes: Sequence[NodeHandle]) -> Observation:
         """Answer for every node, asking only about those of which too little is known."""
+        async with self._looking:
+            return await self._observe(nodes)
+
+    async def _observe(self, nodes: Sequence[NodeHandle]) -> Observation:
         self._looked = self._clock()
         nameless = await self._by_name([node for node in nodes if node.cloud_id is None], nodes)
         arns = {node.name: node.cloud_id or nameless.get(node.name) for node in nodes}
-        self._forget(set(filter(None, arns.values())), {node.name for node in nodes})
+        self._forget()
         await self._look([arn for arn in arns.values() if arn is not None])
         await self._find_addresses(nodes, arns)
         found = {node.name: self._sighting(node, arns[node.name]) for node in nodes}
@@ -126,9 +135,11 @@ class Lookout:
         seen = self._seen.get(arn or "")
         return seen is not None and seen.task is not None and seen.task.stopped
 
-    def _forget(self, arns: set[str], names: set[str]) -> None:
-        self._seen = {arn: seen for arn, seen in self._seen.items() if arn in arns}
-        self._sought = {name: since for name, since in self._sought.items() if name in names}
+    def _forget(self) -> None:
+        """Forget what nobody has asked about for long."""
+        before = self._looked - MEMORY
+        self._seen = {arn: seen for arn, seen in self._seen.items() if seen.asked_at >= before}
+        self._sought = {name: times for name, times in self._sought.items() if times[1] >= before}
 
     async def _by_name(self, nameless: Sequence[NodeHandle], nodes: Sequence[NodeHandle]) -> Mapping[str, str]:
         """Return the ARNs of nodes whose launch was never answered."""
@@ -145,6 +156,9 @@ class Lookout:
     async def _look(self, arns: Sequence[str]) -> None:
         """Ask about tasks that change, and those not seen for long; fill the last page with the longest unseen."""
         now = self._clock()
+        for arn in arns:
+            if arn in self._seen:
+                self._seen[arn].asked_at = now
         due = [arn for arn in dict.fromkeys(arns) if self._wanted(arn, now)]
         if not due:
             return
@@ -171,7 +185,7 @@ class Lookout:
         missing = None
         if task is None:
             missing = now if before is None or before.missing_since is None else before.missing_since
-        self._seen[arn] = _Seen(task, now, missing, settled=task is not None and task.settled)
+        self._seen[arn] = _Seen(task, now, missing, settled=task is not None and task.settled, asked_at=now)
 
     async def _find_addresses(self, nodes: Sequence[NodeHandle], arns: Mapping[str, str | None]) -> None:
         """Learn the public addresses of schedulers; until they are known, look often."""
@@ -213,7 +227,9 @@ class Lookout:
         """Answer for a name that has no task."""
         if self._never_ran(node.name):
             return Sighting(node.name, Answer.GONE, reason="AWS refused to start it.")
-        since = self._sought.setdefault(node.name, self._clock())
-        if self._clock() - since < self._grace:
+        now = self._clock()
+        since, _ = self._sought.get(node.name, (now, now))
+        self._sought[node.name] = since, now
+        if now - since < self._grace:
             return Sighting(node.name, Answer.UNKNOWN, reason="ECS shows no task of it; a new one may appear yet.")
         return Sighting(node.name, Answer.GONE, reason="ECS has no task of it.")
