@@ -1,0 +1,245 @@
+"""The check finds what a key may not do, changes nothing, and ends in the policy that is missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from ropewalk.backends.aws.api import Aws
+from ropewalk.backends.aws.check import check_account
+from ropewalk.backends.aws.linked_role import COMMAND, ensure_linked_role, linked_role_exists
+from ropewalk.backends.aws.probes import PROBES
+from ropewalk.errors import FixItError
+from ropewalk.schemas.aws import AwsCredentials, AwsSettings
+from ropewalk.schemas.aws_permissions import BY_ACTION
+from ropewalk.schemas.aws_policy import policy
+from ropewalk.schemas.cloud_accounts import CheckItem, CheckReport, CheckStatus
+from tests.support.ministack import ACCOUNT, REGION, Double
+
+EVERYTHING = sorted(BY_ACTION)
+SIMULATE = "iam:SimulatePrincipalPolicy"
+NEVER_DENIED = "sts:GetCallerIdentity"
+COMPLAINS = "ecs:TagResource"  # ECS's complaint about what cannot exist is none that surely comes after authorisation
+NOT_IN_THE_DOUBLE = "servicequotas:GetServiceQuota"  # ministack has no Service Quotas
+ONLY_SIMULATED = {
+    "iam:PassRole",
+    "iam:CreateServiceLinkedRole",
+    "iam:DeleteServiceLinkedRole",
+    "iam:GetServiceLinkedRoleDeletionStatus",
+    "ecs:CreateCluster",
+    "ecs:RegisterTaskDefinition",
+    "ecr:CreateRepository",
+    "logs:CreateLogGroup",
+}
+PATIENCE = 120.0  # seconds: tests of a busy machine are not about speed
+
+Connect = Callable[[AwsCredentials], Aws]
+
+
+@pytest.fixture
+async def connect(aws: Double) -> AsyncIterator[Connect]:
+    made: list[Aws] = []
+
+    def connected(key: AwsCredentials) -> Aws:
+        made.append(Aws(key, REGION, endpoint_url=aws.endpoint))
+        return made[-1]
+
+    yield connected
+    for api in made:
+        await api.close()
+
+
+async def checked(api: Aws, **settings: Any) -> CheckReport:
+    return await check_account(api, AwsSettings(region=REGION, **settings), patience=PATIENCE)
+
+
+def verdicts(report: CheckReport) -> dict[str, str]:
+    return {item.name: item.details["verdict"] for item in report.items if item.name in BY_ACTION}
+
+
+def denied(report: CheckReport) -> set[str]:
+    return {action for action, verdict in verdicts(report).items() if verdict == "denied"}
+
+
+def unknown(report: CheckReport) -> set[str]:
+    return {action for action, verdict in verdicts(report).items() if verdict == "unknown"}
+
+
+def item(report: CheckReport, name: str) -> CheckItem:
+    return next(item for item in report.items if item.name == name)
+
+
+def allowed_by(document: dict[str, Any] | None) -> set[str]:
+    assert document is not None
+    return {action for statement in document["Statement"] for action in statement["Action"]}
+
+
+LISTS = {
+    "ec2": (
+        "describe_vpcs describe_subnets describe_route_tables describe_internet_gateways describe_security_groups "
+        "describe_addresses describe_nat_gateways describe_vpc_peering_connections describe_network_interfaces"
+    ),
+    "iam": "list_roles",
+    "ecs": "list_clusters list_task_definitions",
+    "ecr": "describe_repositories",
+    "logs": "describe_log_groups",
+}
+
+
+def everything(aws: Double) -> dict[str, Any]:
+    """Return all that there is in the AWS account, as an administrator sees it."""
+    found = {}
+    for service, names in LISTS.items():
+        for name in names.split():
+            answer = getattr(aws.client(service), name)()
+            answer.pop("ResponseMetadata")
+            found[name] = json.dumps(answer, default=str, sort_keys=True)
+    return found
+
+
+async def test_with_the_printed_policy_nothing_is_denied(aws: Double, connect: Connect) -> None:
+    report = await checked(connect(aws.make_user(policy())))
+    assert report.ok
+    assert set(verdicts(report)) == set(BY_ACTION)
+    assert denied(report) == set()
+    assert unknown(report) <= {NOT_IN_THE_DOUBLE}
+    assert report.policy is None
+
+
+@pytest.mark.parametrize("action", [action for action in EVERYTHING if action != NEVER_DENIED])
+async def test_an_action_that_is_missing_is_named_and_no_other(
+    aws: Double, connect: Connect, action: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Requests to the services that are not concerned are left out: the simulation still asks about all actions.
+    service = action.partition(":")[0]
+    probes = {name: probe for name, probe in PROBES.items() if name.startswith(f"{service}:")}
+    monkeypatch.setattr("ropewalk.backends.aws.check.PROBES", probes)
+    key = aws.make_user([other for other in EVERYTHING if other != action])
+    report = await checked(connect(key))
+    assert denied(report) == {action}
+    assert allowed_by(report.policy) == {action}
+    found = item(report, action)
+    assert BY_ACTION[action].breaks in found.message
+    assert found.status is (CheckStatus.FAILED if BY_ACTION[action].needed() else CheckStatus.WARNING)
+    assert report.ok is not BY_ACTION[action].needed()
+    if action != SIMULATE:
+        assert unknown(report) <= {NOT_IN_THE_DOUBLE}
+
+
+@pytest.mark.parametrize("service", ["iam", "ec2", "ecs", "ecr", "logs"])
+async def test_without_simulation_what_is_missing_is_named_where_a_request_can_tell(
+    aws: Double, connect: Connect, service: str
+) -> None:
+    missing = {action for action in EVERYTHING if action.startswith(f"{service}:")}
+    kept = {"ec2:ModifyVpcAttribute", "ec2:CreateTags"}  # so that rights to what has tags are not all missing at once
+    rights = [action for action in EVERYTHING if (action not in missing or action in kept) and action != SIMULATE]
+    report = await checked(connect(aws.make_user(rights)))
+    assert denied(report) == (missing - ONLY_SIMULATED - kept) | {SIMULATE}
+    assert unknown(report) <= ONLY_SIMULATED | {NOT_IN_THE_DOUBLE, COMPLAINS}
+
+
+async def test_a_key_that_may_do_nothing_gets_the_whole_policy(aws: Double, connect: Connect) -> None:
+    report = await checked(connect(aws.make_user(["s3:ListBucket"])))
+    assert not report.ok
+    never = {NEVER_DENIED, NOT_IN_THE_DOUBLE}
+    told = denied(report) | unknown(report)
+    assert told | never == set(BY_ACTION)
+    assert item(report, "permissions").status is CheckStatus.FAILED
+
+
+async def test_the_check_changes_nothing(aws: Double, connect: Connect) -> None:
+    before = everything(aws)
+    await checked(connect(aws.make_user(None)))
+    assert everything(aws) == before
+
+
+async def test_the_missing_policy_is_just_what_makes_the_check_content(aws: Double, connect: Connect) -> None:
+    lost = {"ecs:RunTask", "ec2:CreateVpc", "iam:PassRole", "ecr:PutImage"}
+    rights = [action for action in EVERYTHING if action not in lost]
+    key = aws.make_user(rights)
+    api = connect(key)
+    report = await checked(api)
+    assert allowed_by(report.policy) == lost
+    assert report.policy is not None
+    statement = {"Effect": "Allow", "Action": rights, "Resource": "*"}
+    aws.set_policy({"Version": "2012-10-17", "Statement": [statement, *report.policy["Statement"]]})
+    again = await checked(api)
+    assert again.ok
+    assert again.policy is None
+
+
+async def test_rights_of_a_feature_fail_the_check_only_if_the_settings_ask_for_it(
+    aws: Double, connect: Connect
+) -> None:
+    api = connect(aws.make_user([action for action in EVERYTHING if action != "ec2:CreateNatGateway"]))
+    assert (await checked(api)).ok
+    assert not (await checked(api, private_subnets=True)).ok
+
+
+class TestIdentity:
+    async def test_the_key_is_told_with_its_account(self, aws: Double, connect: Connect) -> None:
+        found = item(await checked(connect(aws.make_user(policy()))), "credentials")
+        assert found.status is CheckStatus.OK
+        assert found.details == {"account_id": ACCOUNT, "arn": f"arn:aws:iam::{ACCOUNT}:user/ropewalk"}
+
+    async def test_a_key_that_aws_does_not_know_is_all_that_is_told(self, aws: Double, connect: Connect) -> None:
+        key = aws.make_user()
+        aws.revoke(key)
+        report = await checked(connect(key))
+        assert [found.name for found in report.items] == ["credentials"]
+        assert not report.ok
+        assert report.items[0].details["credentials"] == "invalid"
+
+
+class TestRegion:
+    async def test_its_zones_are_told(self, aws: Double, connect: Connect) -> None:
+        found = item(await checked(connect(aws.make_user(policy()))), "region")
+        assert found.status is CheckStatus.OK
+        assert len(found.details["zones"]) >= 2
+
+
+class TestLinkedRole:
+    async def test_it_is_missing_where_nobody_used_ecs(self, aws: Double, connect: Connect) -> None:
+        found = item(await checked(connect(aws.make_user(policy()))), "service-linked role")
+        assert found.status is CheckStatus.WARNING
+        assert COMMAND in str(found.advice)
+
+    async def test_it_is_made_where_the_key_may(self, aws: Double, connect: Connect) -> None:
+        api = connect(aws.make_user(["iam:GetRole", "iam:CreateServiceLinkedRole"]))
+        assert await ensure_linked_role(api)
+        assert await linked_role_exists(api)
+        assert not await ensure_linked_role(api)
+        assert aws.calls()["iam:CreateServiceLinkedRole"] == 1
+
+    async def test_it_is_found(self, aws: Double, connect: Connect) -> None:
+        aws.client("iam").create_service_linked_role(AWSServiceName="ecs.amazonaws.com")
+        found = item(await checked(connect(aws.make_user(policy()))), "service-linked role")
+        assert found.status is CheckStatus.OK
+
+    async def test_where_the_key_may_not_make_it_the_command_is_told(self, aws: Double, connect: Connect) -> None:
+        api = connect(aws.make_user(["iam:GetRole"]))
+        with pytest.raises(FixItError) as caught:
+            await ensure_linked_role(api)
+        assert COMMAND in str(caught.value.advice)
+
+    async def test_a_key_that_may_not_look_is_no_reason_to_make_it(self, aws: Double, connect: Connect) -> None:
+        api = connect(aws.make_user(["iam:CreateServiceLinkedRole"]))
+        assert await linked_role_exists(api) is None
+        assert not await ensure_linked_role(api)
+
+
+async def test_what_aws_does_not_answer_is_unknown_and_not_denied(aws: Double, connect: Connect) -> None:
+    aws.inject("ecs:*", code="ServerException", status=500, times=None)
+    report = await checked(connect(aws.make_user([action for action in EVERYTHING if action != SIMULATE])))
+    ecs = {action for action in EVERYTHING if action.startswith("ecs:")}
+    assert ecs <= unknown(report)
+    assert denied(report) == {SIMULATE}
+
+
+async def test_a_report_holds_no_secret(aws: Double, connect: Connect) -> None:
+    key = aws.make_user(["s3:ListBucket"])
+    report = await checked(connect(key))
+    assert key.secret_access_key.get_secret_value() not in json.dumps(report.model_dump(mode="json"))
