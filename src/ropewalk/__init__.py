@@ -19,6 +19,15 @@ from typing import TYPE_CHECKING, Any
 from ropewalk._version import __version__
 
 if TYPE_CHECKING:
+    from ropewalk.client.cloud_accounts import (
+        check_cloud_account,
+        forget_cloud_account,
+        get_cloud_account,
+        plan_cloud_account,
+        prepare_cloud_account,
+        set_cloud_account,
+        teardown_cloud_account,
+    )
     from ropewalk.client.cluster import Cluster
     from ropewalk.client.diagnostics import diagnostics
     from ropewalk.client.functions import (
@@ -83,18 +92,36 @@ __all__ = [
     "VersionMismatchError",
     "VersionMismatchWarning",
     "__version__",
+    "check_cloud_account",
     "cluster_cost_estimate",
     "cluster_logs",
     "create_cluster_configuration",
     "delete_cluster",
     "delete_cluster_configuration",
     "diagnostics",
+    "forget_cloud_account",
+    "get_cloud_account",
     "list_cluster_configurations",
     "list_clusters",
     "login",
+    "plan_cloud_account",
+    "prepare_cloud_account",
+    "set_cloud_account",
+    "teardown_cloud_account",
 ]
 
+_CLOUD_ACCOUNTS = (
+    "check_cloud_account",
+    "get_cloud_account",
+    "forget_cloud_account",
+    "plan_cloud_account",
+    "prepare_cloud_account",
+    "set_cloud_account",
+    "teardown_cloud_account",
+)
+
 _HOME = {
+    **dict.fromkeys(_CLOUD_ACCOUNTS, "client.cloud_accounts"),
     "Cluster": "client.cluster",
     "VersionMismatchWarning": "client.versions",
     "diagnostics": "client.diagnostics",

@@ -5,10 +5,11 @@ Rich is imported when something is printed: a third of the start-up time of a co
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +128,20 @@ def event(found: Event) -> None:
     """Print one event of a stream on a line."""
     node = f"{found.node}: " if found.node else ""
     say(f"{found.time.astimezone():%H:%M:%S}  {found.code:<24}  {node}{found.message}")
+
+
+@contextlib.contextmanager
+def waiting(what: str, *, quiet: bool = False) -> Iterator[None]:
+    """Show on a terminal that something takes its time; lines printed meanwhile appear above."""
+    if quiet or not (sys.stderr.isatty() and sys.stdout.isatty()):
+        yield
+        return
+    from rich.live import Live
+    from rich.spinner import Spinner
+
+    # On standard output as well, so that Rich moves the spinner out of the way of what is printed.
+    with Live(Spinner("dots", what), console=console(), transient=True, refresh_per_second=8):
+        yield
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> None:

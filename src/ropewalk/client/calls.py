@@ -10,13 +10,22 @@ that each call is written once::
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 from pydantic import BaseModel
 
-from ropewalk.schemas.cloud_accounts import CheckReport, CloudAccount, HostedSettings
+from ropewalk.schemas.cloud_accounts import (
+    CheckReport,
+    CloudAccount,
+    HostedSettings,
+    PreparePlan,
+    PrepareRequest,
+    SetAws,
+    SetHosted,
+    SetKubernetes,
+)
 from ropewalk.schemas.clusters import (
     Cluster,
     ClusterCreate,
@@ -75,10 +84,20 @@ class Call(Generic[T]):
     repeatable: bool = True
     anonymous: bool = False
     """Sent without a token."""
+    seconds: float | None = None
+    """How long the answer may take where the server asks a cloud meanwhile; None: as usual."""
+
+
+CLOUD_SECONDS = 90.0
+"""The server gives up asking a cloud after 60 seconds."""
+
+
+def _params(**params: Any) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if value is not None}
 
 
 def _get(path: str, answer: Any, **params: Any) -> Call[Any]:
-    return Call("GET", path, answer, params={name: value for name, value in params.items() if value is not None})
+    return Call("GET", path, answer, params=_params(**params))
 
 
 def _post(path: str, answer: Any, body: BaseModel | None = None, *, anonymous: bool = False) -> Call[Any]:
@@ -95,7 +114,7 @@ def _patch(path: str, answer: Any, body: BaseModel) -> Call[Any]:
 
 
 def _delete(path: str, answer: Any = None, **params: Any) -> Call[Any]:
-    return Call("DELETE", path, answer, params={name: value for name, value in params.items() if value is not None})
+    return Call("DELETE", path, answer, params=_params(**params))
 
 
 def _at(*parts: str) -> str:
@@ -183,12 +202,50 @@ def delete_member(account: str, username: str) -> Call[None]:
     return _delete(_at("accounts", account, "members", username))
 
 
-def get_cloud_account(account: str) -> Call[CloudAccount]:
-    return _get(_at("accounts", account, "cloud-account"), CloudAccount)
+def get_cloud_account(account: str, cloud_account: str | None = None) -> Call[CloudAccount]:
+    """The cloud account where new clusters run; or, by id, a former one."""
+    return _get(_at("accounts", account, "cloud-account"), CloudAccount, id=cloud_account)
 
 
-def check_cloud_account(account: str) -> Call[CheckReport]:
-    return _post(_at("accounts", account, "cloud-account", "check"), CheckReport)
+def set_cloud_account(account: str, request: SetHosted | SetAws | SetKubernetes) -> Call[CloudAccount]:
+    call = _put(_at("accounts", account, "cloud-account"), CloudAccount, request)
+    return replace(call, seconds=CLOUD_SECONDS)
+
+
+def forget_cloud_account(account: str, cloud_account: str | None = None, *, force: bool = False) -> Call[CloudAccount]:
+    path = _at("accounts", account, "cloud-account")
+    # Asked again after a lost answer, it would concern whatever is in use then: only an id makes it repeatable.
+    call = _delete(path, CloudAccount, id=cloud_account, force="true" if force else None)
+    return replace(call, repeatable=cloud_account is not None)
+
+
+def check_cloud_account(account: str, cloud_account: str | None = None) -> Call[CheckReport]:
+    call = _post(_at("accounts", account, "cloud-account", "check"), CheckReport)
+    return replace(call, params=_params(id=cloud_account), seconds=CLOUD_SECONDS)
+
+
+def plan_cloud_account(account: str, cloud_account: str | None = None) -> Call[PreparePlan]:
+    return _get(_at("accounts", account, "cloud-account", "prepare"), PreparePlan, id=cloud_account)
+
+
+def prepare_cloud_account(
+    account: str, request: PrepareRequest, cloud_account: str | None = None
+) -> Call[CloudAccount]:
+    # Wishing it twice is the same as once: repeatable.
+    path = _at("accounts", account, "cloud-account", "prepare")
+    return Call("POST", path, CloudAccount, request, params=_params(id=cloud_account))
+
+
+def teardown_cloud_account(account: str, cloud_account: str | None = None) -> Call[CloudAccount]:
+    path = _at("accounts", account, "cloud-account", "teardown")
+    return Call("POST", path, CloudAccount, params=_params(id=cloud_account))
+
+
+def list_cloud_account_events(
+    account: str, cloud_account: str | None = None, *, after: int | None = None, limit: int | None = None
+) -> Call[list[Event]]:
+    path = _at("accounts", account, "cloud-account", "events")
+    return _get(path, list[Event], id=cloud_account, after=after, limit=limit)
 
 
 def get_hosted() -> Call[HostedSettings]:

@@ -12,7 +12,7 @@ import platform
 import random
 import ssl
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -188,6 +188,8 @@ class _Core:
         if call.body is not None:
             content = _content(call.body)
             headers["Content-Type"] = "application/json"
+        if call.seconds is not None:
+            options["timeout"] = httpx.Timeout(call.seconds, connect=TIMEOUT.connect)
         url = f"{self.server}{PREFIX}{call.path}"
         try:
             return client.build_request(
@@ -298,7 +300,8 @@ class _Core:
         if isinstance(exc, httpx.ConnectTimeout):
             cause = f"no connection within {TIMEOUT.connect:g} s (firewall, wrong address?)"
         elif isinstance(exc, httpx.TimeoutException):
-            cause = f"no answer within {TIMEOUT.read:g} s"
+            waited = exc.request.extensions.get("timeout", {}).get("read", TIMEOUT.read)
+            cause = f"no answer within {waited:g} s"
         elif isinstance(exc, httpx.ConnectError):
             cause = _connect_cause(exc)
         elif isinstance(exc, httpx.ProxyError):
@@ -431,15 +434,31 @@ class Api(_Core):
 
         A broken connection is opened again, from the last event that was seen.
         """
+        events = calls.list_events(account, cluster)
+        return self._follow(events, lambda: self(calls.get_cluster(account, cluster)).state.live, after)
+
+    def follow_cloud_account(
+        self, account: str, cloud_account: str | None = None, *, after: int | None = None
+    ) -> Iterator[Event]:
+        """Yield a cloud account's events until no work on it is under way.
+
+        A broken connection is opened again, from the last event that was seen.
+        """
+        events = calls.list_cloud_account_events(account, cloud_account)
+        return self._follow(
+            events, lambda: self(calls.get_cloud_account(account, cloud_account)).state.under_way, after
+        )
+
+    def _follow(self, events: Call[Any], more: Callable[[], bool], after: int | None) -> Iterator[Event]:
         patience = _Patience(self._retry)
         while True:
             try:
                 with self._translated():
-                    for event in self._stream(_events_call(account, cluster, after)):
+                    for event in self._stream(_followed(events, after)):
                         patience.reset()
                         after = event.id
                         yield event
-                if not self(calls.get_cluster(account, cluster)).state.live:
+                if not more():
                     return
                 self._sleep(patience.short())
             except (ServerUnreachableError, UnavailableError) as exc:
@@ -568,16 +587,40 @@ class AsyncApi(_Core):
 
         A broken connection is opened again, from the last event that was seen.
         """
+
+        async def live() -> bool:
+            return (await self(calls.get_cluster(account, cluster))).state.live
+
+        async with aclosing(self._follow(calls.list_events(account, cluster), live, after)) as events:
+            async for event in events:
+                yield event
+
+    async def follow_cloud_account(
+        self, account: str, cloud_account: str | None = None, *, after: int | None = None
+    ) -> AsyncGenerator[Event, None]:
+        """Yield a cloud account's events until no work on it is under way; see :meth:`follow_events`."""
+
+        async def under_way() -> bool:
+            return (await self(calls.get_cloud_account(account, cloud_account))).state.under_way
+
+        call = calls.list_cloud_account_events(account, cloud_account)
+        async with aclosing(self._follow(call, under_way, after)) as events:
+            async for event in events:
+                yield event
+
+    async def _follow(
+        self, call: Call[Any], more: Callable[[], Awaitable[bool]], after: int | None
+    ) -> AsyncGenerator[Event, None]:
         patience = _Patience(self._retry)
         while True:
             try:
                 with self._translated():
-                    async with aclosing(self._stream(_events_call(account, cluster, after))) as events:
+                    async with aclosing(self._stream(_followed(call, after))) as events:
                         async for event in events:
                             patience.reset()
                             after = event.id
                             yield event
-                if not (await self(calls.get_cluster(account, cluster))).state.live:
+                if not await more():
                     return
                 await self._sleep(patience.short())
             except (ServerUnreachableError, UnavailableError) as exc:
@@ -646,9 +689,10 @@ class _Patience:
         return delay
 
 
-def _events_call(account: str, cluster: str, after: int | None) -> Call[Any]:
-    call = calls.list_events(account, cluster, after=after)
-    return Call(call.method, call.path, None, params={**call.params, "follow": "true"})
+def _followed(call: Call[Any], after: int | None) -> Call[Any]:
+    """Return the call that streams what *call* lists, from after that event on."""
+    seen = {} if after is None else {"after": after}
+    return Call(call.method, call.path, None, params={**call.params, **seen, "follow": "true"})
 
 
 def _is_stream(response: httpx.Response) -> bool:

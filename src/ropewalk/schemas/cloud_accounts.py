@@ -64,6 +64,11 @@ class CloudState(StrEnum):
     REMOVED = "removed"
     """Torn down; `prepare` makes everything anew."""
 
+    @property
+    def under_way(self) -> bool:
+        """Whether it changes without anybody doing anything."""
+        return self in (CloudState.PREPARING, CloudState.TEARING_DOWN)
+
 
 class CloudIdentity(Schema):
     """Who the stored credentials are, as the cloud said when they were set."""
@@ -203,6 +208,9 @@ class HostedSettings(Schema):
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
     log_retention_days: Annotated[float, Field(gt=0, le=3660)] = Field(
         30.0, description="How long logs of ended nodes are kept; 30 days as in the reference product."
+    )
+    log_limit_mib: Annotated[int, Field(ge=2, le=2**20)] = Field(
+        64, description="MiB of one node's log on disk; of a longer one, the beginning is dropped."
     )
     isolation: Isolate = Field(
         Isolate.AUTO,

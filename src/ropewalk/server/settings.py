@@ -28,7 +28,11 @@ from ropewalk.errors import SettingsError
 ENV_PREFIX = "ROPEWALK_"
 
 _OTHER_VARIABLES = frozenset(
-    f"ROPEWALK_{name}" for name in ("CONFIG", "DEBUG", "LOGIN_TOKEN", "NEW_PASSWORD", "NODE", "NODE_CONFIG", "PASSWORD")
+    f"ROPEWALK_{name}"
+    for name in (
+        *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "CONFIG", "DEBUG", "LOGIN_TOKEN", "NEW_PASSWORD", "NODE"),
+        *("NODE_CONFIG", "PASSWORD"),
+    )
 )
 """Ours, but not settings: where the TOML file is, what the command line and nodes read."""
 

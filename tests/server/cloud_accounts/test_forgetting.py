@@ -101,6 +101,7 @@ async def test_by_force_everything_is_abandoned_and_the_event_says_what(world: W
     assert len(event[0]["details"]["nodes"]) == len(event[0]["details"]["resources"]) - 1 == 2
     assert "abandoned network memory-network, role memory-role, nat memory-nat, cluster etl" in event[0]["message"]
     assert len(aws.node_names()) == 2, "nobody touched them"
+    world.tick(1)
     name = (await cluster(ada))["id"]
     assert name != made["id"], "the name is free, and the next one runs on the hosted cloud account"
 
