@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import SecretStr
 
-from ropewalk.backends.aws.credentials import validated
+from ropewalk.backends.aws.credentials import validate
 from ropewalk.errors import InputError
 from ropewalk.schemas.aws import AwsCredentials
 
@@ -19,21 +19,21 @@ def given(key: str = KEY, secret: str = SECRET) -> AwsCredentials:
 
 def refused(credentials: AwsCredentials, token: str | None = None) -> InputError:
     with pytest.raises(InputError) as caught:
-        validated(credentials, None if token is None else SecretStr(token))
+        validate(credentials, None if token is None else SecretStr(token))
     return caught.value
 
 
 def test_a_long_lived_key_is_taken() -> None:
-    assert validated(given()) == given()
+    validate(given())
 
 
 @pytest.mark.parametrize("around", [" {} ", "{}\n", "\t{}\r\n", '"{}"', "'{}'", " '{}' \n", "`{}`"])
 def test_what_copying_adds_is_taken_off(around: str) -> None:
-    assert validated(given(around.format(KEY), around.format(SECRET))) == given()
+    assert given(around.format(KEY), around.format(SECRET)) == given()
 
 
 def test_a_blank_session_token_is_none() -> None:
-    assert validated(given(), SecretStr("  ")) == given()
+    validate(given(), SecretStr("  "))
 
 
 def test_a_session_token_is_refused_with_the_reason_and_the_alternative() -> None:

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 
 from ropewalk.schemas.common import Schema
 
 Cidr = Annotated[str, Field(pattern=r"^[0-9a-fA-F.:]+/[0-9]{1,3}$")]
 
 
+def _copied(text: str) -> str:
+    """Take off what copying adds: white space, line breaks, quotes; no key has any."""
+    return text.strip().strip("\"'`").strip()
+
+
+def _copied_secret(secret: SecretStr) -> SecretStr:
+    return SecretStr(_copied(secret.get_secret_value()))
+
+
 class AwsCredentials(Schema):
     """A long-lived access key; the only part of a cloud account that is never shown again."""
 
-    access_key_id: str
-    secret_access_key: SecretStr
+    access_key_id: Annotated[str, AfterValidator(_copied)]
+    secret_access_key: Annotated[SecretStr, AfterValidator(_copied_secret)]
 
 
 class AwsPeering(Schema):

@@ -11,14 +11,13 @@ from ropewalk.errors import BackendError, FixItError, InputError
 from ropewalk.schemas.aws import AwsCredentials, AwsSettings
 from ropewalk.schemas.cloud_accounts import CloudIdentity
 
-__all__ = ["connection", "identity", "identity_of", "validated"]
+__all__ = ["connection", "identity", "identity_of", "validate"]
 
 # "IAM identifiers: Understanding unique ID prefixes" (IAM user guide): AKIA is a long-lived access key, ASIA one of STS
 # that expires; the others name users, roles and groups.
 _KEY_ID = re.compile(r"AKIA[A-Z0-9]{16}")
 _PREFIXES = {"AIDA": "a user", "AROA": "a role", "AGPA": "a group", "ANPA": "a policy", "AIPA": "an instance profile"}
 _SECRET = re.compile(r"[A-Za-z0-9/+]{40}")
-_QUOTES = "\"'`"
 
 _LONG_LIVED = (
     "Clusters have to be looked after when nobody is there to renew a key. Create a long-lived access key (AKIA…) for "
@@ -26,18 +25,16 @@ _LONG_LIVED = (
 )
 
 
-def validated(credentials: AwsCredentials, session_token: SecretStr | None = None) -> AwsCredentials:
-    """Return the key without what copying added (spaces, line breaks, quotes), or raise InputError, naming the field.
+def validate(credentials: AwsCredentials, session_token: SecretStr | None = None) -> None:
+    """Raise InputError, naming the field, if this cannot be a long-lived key.
 
     Messages never quote what was given: a secret may have got into the wrong field.
     """
     if session_token is not None and session_token.get_secret_value().strip():
         raise InputError("A session token belongs to temporary credentials.", advice=_LONG_LIVED, field="session_token")
-    key_id = _clean(credentials.access_key_id)
-    secret = _clean(credentials.secret_access_key.get_secret_value())
-    _check_id(key_id, secret)
+    secret = credentials.secret_access_key.get_secret_value()
+    _check_id(credentials.access_key_id, secret)
     _check_secret(secret)
-    return AwsCredentials(access_key_id=key_id, secret_access_key=SecretStr(secret))
 
 
 def connection(settings: AwsSettings, credentials: AwsCredentials, endpoint_url: str | None = None) -> Aws:
@@ -57,9 +54,11 @@ async def identity(
     """Ask AWS whose key it is, or, with ``role_arn``, which role it becomes: ``owner`` is the id of the AWS account.
 
     Raises:
+        InputError: It cannot be a long-lived key; AWS was not asked.
         FixItError: ``access_key_id``, ``secret_access_key``, ``role_arn`` or ``region`` is wrong.
         TryAgainError: AWS does not answer.
     """
+    validate(credentials)
     aws = connection(settings, credentials, endpoint_url)
     try:
         return await identity_of(aws)
@@ -109,10 +108,6 @@ def _home(region: str) -> str:
     if region.startswith("cn-"):
         return "cn-north-1"
     return "us-gov-west-1" if region.startswith("us-gov-") else "us-east-1"
-
-
-def _clean(text: str) -> str:
-    return text.strip().strip(_QUOTES).strip()
 
 
 def _check_id(key_id: str, secret: str) -> None:
