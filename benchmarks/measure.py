@@ -50,7 +50,7 @@ class Sides:
     ours: list[float] = field(default_factory=list)
     theirs: list[float] = field(default_factory=list)
 
-    def ratio(self, name: str, limit: float) -> Result:
+    def ratio(self, name: str, limit: float | None) -> Result:
         """Return how much ours takes of theirs, by the medians."""
         ratio = statistics.median(self.ours) / statistics.median(self.theirs)
         runs = {"ours": self.ours, "theirs": self.theirs}

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,13 +37,15 @@ class Server:
 
 
 @contextmanager
-def server(*options: str) -> Iterator[Server]:
-    """Run a server with its own data directory, and with *options* of ``ropewalk server start``."""
+def server(*options: str, command: Sequence[str] = COMMAND) -> Iterator[Server]:
+    """Run a server with its own data directory, and with *options*; *command* is what starts it."""
     with tempfile.TemporaryDirectory(prefix="ropewalk-bench-") as folder:
         data = Path(folder) / "data"
         with (Path(folder) / "log").open("wb") as log:
             process = subprocess.Popen(  # noqa: S603 - our own program
-                [*COMMAND, "--data-dir", str(data), "--port", "0", *options], stdout=log, stderr=log
+                [*command, "--data-dir", str(data), "--port", "0", "--gateway-port", "0", *options],
+                stdout=log,
+                stderr=log,
             )
         try:
             with ended_with_us(process):

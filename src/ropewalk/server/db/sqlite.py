@@ -4,6 +4,9 @@ A task may be cancelled while a statement runs in aiosqlite's thread. Plain aios
 with nobody waiting for it, and a connection that is closed with an open cursor keeps its locks until the cursor is
 collected: on a database with one writer, everything would wait. Here a statement is always waited for, and whatever is
 open is rolled back before a connection is closed.
+
+A statement crosses to aiosqlite's thread once, and comes back with its rows. Plain aiosqlite crosses four times
+(cursor, execution, rows, end), which cost more than the statements themselves (docs/explanation/performance.md).
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import contextlib
 import sqlite3
 import time
 from asyncio import Future
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -26,12 +30,43 @@ ROWS_PER_FETCH = 64
 """Rows that cross from aiosqlite's thread at once; its own default."""
 
 
+class WholeCursor(aiosqlite.Cursor):
+    """A cursor that has all rows when a statement has been executed. Its other methods do not block."""
+
+    _conn: PatientConnection
+    _rows: list[Any]
+
+    async def execute(self, sql: str, parameters: Iterable[Any] | None = None) -> WholeCursor:
+        self._rows = await self._conn.patiently(self._run, sql, parameters or ())
+        return self
+
+    def _run(self, sql: str, parameters: Iterable[Any]) -> list[Any]:
+        self._cursor.execute(sql, parameters)  # type: ignore[arg-type]  # sequences or mappings, as the caller has them
+        return self._cursor.fetchall() if self._cursor.description else []
+
+    async def fetchall(self) -> list[Any]:
+        rows, self._rows = self._rows, []
+        return rows
+
+    async def close(self) -> None:
+        self._cursor.close()
+
+
 class PatientConnection(aiosqlite.Connection):
     """An aiosqlite connection that never leaves a statement or a transaction behind."""
 
+    def cursor(self) -> WholeCursor:  # type: ignore[override]  # which may be awaited or entered; SQLAlchemy enters it
+        return WholeCursor(self, self._conn.cursor())
+
     async def _execute(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
-        # aiosqlite types none of its inner methods.
-        work: Future[Any] = asyncio.ensure_future(super()._execute(fn, *args, **kwargs))  # type: ignore[no-untyped-call]
+        return await self.patiently(fn, *args, **kwargs)
+
+    async def patiently(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call *fn* in the connection's thread, and wait for it even if cancelled."""
+        if not self._running or self._connection is None:
+            raise ValueError("Connection closed")
+        work: Future[Any] = asyncio.get_running_loop().create_future()
+        self._tx.put_nowait((work, partial(fn, *args, **kwargs)))
         cancelled: asyncio.CancelledError | None = None
         while not work.done():
             try:
