@@ -680,7 +680,7 @@ class Cluster(DaskCluster):
             if node.role is NodeRole.SCHEDULER:
                 wanted, key = scheduler, "Scheduler"
             else:
-                wanted = bool(workers) if chosen is None else bool(chosen & {node.name, node.address})
+                wanted = bool(workers) if chosen is None else bool(chosen & {node.name, node.address, _own_name(node)})
                 key = node.name
             if wanted:
                 logs[key] = Log(await read_log(self._api, detail.account, detail.id, node.name))
@@ -813,7 +813,8 @@ class Cluster(DaskCluster):
     @property
     def observed(self) -> set[str]:
         """Names of the workers that have joined the scheduler."""
-        return {worker["name"] for worker in self.scheduler_info["workers"].values()}
+        known = {_own_name(node): node.name for node in self._workers()}
+        return {known.get(worker["name"], worker["name"]) for worker in self.scheduler_info["workers"].values()}
 
     def _workers(self) -> list[Node]:
         nodes = self._detail.nodes if self._detail else []
@@ -856,6 +857,11 @@ _ENDING = (ClusterState.STOPPING, ClusterState.STOPPED, ClusterState.FAILED)
 
 def _ignore(event: Event) -> None:
     """Take no notice."""
+
+
+def _own_name(node: Node) -> str:
+    """Return what a node calls itself, where the cloud names nodes."""
+    return node.cloud_id.rpartition("/")[2] if node.cloud_id else node.name
 
 
 def _rows(cells: Iterable[tuple[str, str]]) -> str:

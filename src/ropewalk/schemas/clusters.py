@@ -198,6 +198,11 @@ class Node(Schema):
     state: NodeState
     reason: str | None = Field(description="Why it is in this state, where that is not obvious.")
     address: str | None
+    cloud_id: str | None = Field(
+        None,
+        description="What the cloud calls it, for example the ARN of its task. What follows the last `/` is the "
+        "worker's name in Dask, where the cloud names nodes itself.",
+    )
     cpu: float
     memory: int
     exit_code: int | None

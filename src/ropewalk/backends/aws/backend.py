@@ -227,7 +227,7 @@ class AwsBackend:
         if node.cloud_id is None:
             task = (await self._search.by_name(node.cluster)).get(node.name)
             if task is None:
-                return None, 0.0 if self._launcher.never_ran(node.name) else None
+                return None, 0.0 if self._lookout.no_task_of(node) else None
         else:
             task = (await self._search.describe([node.cloud_id])).get(node.cloud_id)
         if task is None:

@@ -98,6 +98,10 @@ class Lookout:
         seen = self._seen.get(arn)
         return seen.task if seen else None
 
+    def no_task_of(self, node: NodeHandle) -> bool:
+        """Say of a node of which ECS shows no task whether there surely is none."""
+        return self._unseen(node).answer is Answer.GONE
+
     async def observe(self, nodes: Sequence[NodeHandle]) -> Observation:
         """Answer for every node, asking only about those of which too little is known."""
         async with self._looking:

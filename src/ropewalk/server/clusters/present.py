@@ -100,6 +100,7 @@ def _node(node: Node) -> schemas.Node:
         state=NodeState(node.state),
         reason=node.reason,
         address=node.address,
+        cloud_id=node.cloud_id,
         cpu=node.cpu,
         memory=node.memory,
         exit_code=node.exit_code,
