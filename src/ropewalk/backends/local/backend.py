@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from dask.utils import format_bytes
 
-from ropewalk.backends.local import housekeeping, launcher, logs, machine, ports, sight
+from ropewalk.backends.local import housekeeping, launcher, loglimit, logs, machine, ports, sight
 from ropewalk.backends.local.cgroups import Cgroups
 from ropewalk.backends.local.filesystem import explain, explained
 from ropewalk.backends.local.guard import Guard
@@ -105,6 +105,7 @@ class LocalBackend:
         self._tasks: set[asyncio.Task[None]] = set()
         self._change = asyncio.Event()
         self._warming: asyncio.Task[None] | None = None
+        self._holding: asyncio.Task[None] | None = None
 
     @property
     def kind(self) -> str:
@@ -328,6 +329,17 @@ class LocalBackend:
         for home, identity in await asyncio.to_thread(_identities, homes):
             self._homes[home.tag.name] = home
             self._watch.add(home.tag.name, identity)
+        if self._homes and (self._holding is None or self._holding.done()):
+            self._holding = self._spawn(self._hold_logs())
+
+    async def _hold_logs(self) -> None:
+        """Keep the logs of running nodes within their limit, as long as there are any."""
+        while self._homes:
+            await asyncio.sleep(loglimit.CHECK_SECONDS)
+            await self._hold([home.log for home in self._homes.values()])
+
+    async def _hold(self, logs: Sequence[Path]) -> None:
+        await asyncio.to_thread(loglimit.hold, logs, self._settings.log_limit_mib * 2**20)
 
     def _departed(self, name: str) -> None:
         stopping = self._stopping.get(name)
@@ -343,6 +355,7 @@ class LocalBackend:
                 break
             await asyncio.sleep(_CLEAN_UP_PAUSE)
         self._changed_now()
+        await self._hold([home.log])  # it may have written much since the last look
 
     def _changed_now(self) -> None:
         self._change.set()
