@@ -206,18 +206,23 @@ class Soak:
         """Tell of what is left once the server has stopped, but for the records of ended nodes."""
         self.server.stop(within=60)
         grown = self.place.everything() - self.before - PERMANENT
+        # What killed processes left outside of the directory is removed later.
+        grown -= set(self._outside())
         return not_records(grown, Path("data/local"))
 
     def left_in_the_end(self) -> list[str]:
-        """Tell of what is left once even logs are too old to be kept."""
+        """Tell of what is left once a server has looked after it, and even logs are too old to be kept."""
         self.start()
         settings = self.ask("GET", "hosted")
         self.ask("PUT", "hosted", {**settings, "log_retention_days": 1e-6})
         clusters = self.place.data_dir / "local" / "clusters"
         with contextlib.suppress(AssertionError):  # what is there is told below
-            wait_until(lambda: not list(clusters.iterdir()), within=60, every=0.2)
+            wait_until(lambda: not any((*clusters.iterdir(), *self._outside())), within=120, every=0.5)
         self.server.stop(within=60)
         return sorted(self.place.everything() - self.before - PERMANENT)
+
+    def _outside(self) -> list[str]:
+        return [*self.place.shared_files(), *self.place.control_groups()]
 
     def defects(self) -> list[str]:
         """Return what the servers logged as an error, and lines that are no log."""
