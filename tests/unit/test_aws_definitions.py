@@ -62,14 +62,14 @@ class TestDefinitions:
     async def test_is_registered_once_and_then_known(self) -> None:
         aws = FakeEcs()
         definitions = made(aws)
-        arns = await asyncio.gather(*(definitions.arn(KIND, infrastructure()) for _ in range(20)))
-        assert len(set(arns)) == 1
+        names = await asyncio.gather(*(definitions.family(KIND, infrastructure()) for _ in range(20)))
+        assert len(set(names)) == 1
         assert aws.calls == {"DescribeTaskDefinition": 1, "RegisterTaskDefinition": 1}
 
     async def test_of_another_server_is_found_and_reused(self) -> None:
         aws = FakeEcs()
-        first = await made(aws).arn(KIND, infrastructure())
-        assert await made(aws).arn(KIND, infrastructure()) == first
+        first = await made(aws).family(KIND, infrastructure())
+        assert await made(aws).family(KIND, infrastructure()) == first
         assert aws.calls["RegisterTaskDefinition"] == 1
 
     async def test_that_could_not_be_made_is_tried_again(self) -> None:
@@ -77,8 +77,8 @@ class TestDefinitions:
         aws.fail("RegisterTaskDefinition", FixItError("no"))
         definitions = made(aws)
         with pytest.raises(FixItError, match="no"):
-            await definitions.arn(KIND, infrastructure())
-        assert await definitions.arn(KIND, infrastructure())
+            await definitions.family(KIND, infrastructure())
+        assert await definitions.family(KIND, infrastructure())
 
     @pytest.mark.parametrize(
         "other",

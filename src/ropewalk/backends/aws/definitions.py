@@ -111,16 +111,21 @@ class Definitions:
     def __init__(self, aws: Aws, prefix: str) -> None:
         self._aws = aws
         self._prefix = prefix
-        self._known: dict[str, asyncio.Task[str]] = {}
+        self._known: dict[str, asyncio.Task[None]] = {}
 
-    async def arn(self, kind: Kind, infrastructure: Infrastructure) -> str:
-        """Return the ARN of the definition of *kind*; concurrent callers share the work."""
+    async def family(self, kind: Kind, infrastructure: Infrastructure) -> str:
+        """Return the name of the definition of *kind*, made if need be; concurrent callers share the work.
+
+        Without a revision: two servers that register it at once make two, which are the same, and what they ask
+        RunTask for has to be the same, too, or its client token would not protect from launching twice.
+        """
         body = self.body(kind, infrastructure)
         family = body["family"]
         task = self._known.get(family)
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
             task = self._known[family] = asyncio.create_task(self._ensure(body))
-        return await asyncio.shield(task)
+        await asyncio.shield(task)
+        return str(family)
 
     def forget(self) -> None:
         """Look again: somebody removed definitions."""
@@ -138,15 +143,14 @@ class Definitions:
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         return {"family": f"{self._prefix}-{digest[:24]}", **content}
 
-    async def _ensure(self, body: dict[str, Any]) -> str:
+    async def _ensure(self, body: dict[str, Any]) -> None:
         # RegisterTaskDefinition may be called once a second only, DescribeTaskDefinition twenty times.
         try:
-            answer = await self._aws.call("ecs", "DescribeTaskDefinition", taskDefinition=body["family"])
+            await self._aws.call("ecs", "DescribeTaskDefinition", taskDefinition=body["family"])
         except BackendError as exc:
             if aws_code(exc) != "ClientException":  # "Unable to describe task definition."
                 raise
-            answer = await self._aws.call("ecs", "RegisterTaskDefinition", **body)
-        return str(answer["taskDefinition"]["taskDefinitionArn"])
+            await self._aws.call("ecs", "RegisterTaskDefinition", **body)
 
 
 def _content(kind: Kind, infrastructure: Infrastructure, region: str) -> dict[str, Any]:

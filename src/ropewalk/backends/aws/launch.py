@@ -157,7 +157,7 @@ class Launcher:
         )
         parameters: dict[str, Any] = {
             "cluster": infrastructure.cluster_arn,
-            "taskDefinition": await self._definitions.arn(kind, infrastructure),
+            "taskDefinition": await self._definitions.family(kind, infrastructure),
             "count": len(nodes),
             "startedBy": started_by(request.cluster.id),
             "group": batch.group,
