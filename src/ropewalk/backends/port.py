@@ -24,14 +24,17 @@ from typing import Any, Protocol, runtime_checkable
 from ropewalk.errors import BackendError
 from ropewalk.schemas.cloud_accounts import CheckReport, PreparePlan
 from ropewalk.schemas.clusters import NodeRole
+from ropewalk.schemas.images import Image
 
 __all__ = [
     "Answer",
     "Backend",
     "Capabilities",
     "ClusterRef",
+    "HasImages",
     "Identifies",
     "Identity",
+    "ImageStore",
     "LaunchRequest",
     "LaunchResult",
     "LogChunk",
@@ -215,6 +218,50 @@ class Resource:
     details: Mapping[str, Any] = field(default_factory=dict)
     gone: bool = False
     """It is no more, or belongs to the cloud account no more: what is stored about it has to be forgotten."""
+
+
+class ImageStore(Protocol):
+    """The registry of a cloud account, one repository. Methods raise only BackendError.
+
+    An upload that the registry does not know (any more) is a FixItError with ``details["upload"] == "unknown"``: begin
+    that blob again.
+    """
+
+    async def missing(self, digests: Sequence[str]) -> list[str]:
+        """Return which of these blobs the repository does not have."""
+        ...
+
+    async def begin(self, digest: str, size: int) -> str:
+        """Begin to send a blob of *size* bytes; return the id of the upload."""
+        ...
+
+    async def send(self, upload: str, first: int, data: bytes) -> int:
+        """Send a part that begins at byte *first*; return the byte to go on from."""
+        ...
+
+    async def finish(self, upload: str, digest: str) -> None:
+        """Complete a blob; the registry checks that it has that digest."""
+        ...
+
+    async def put(self, manifest: bytes, media_type: str, tag: str) -> Image:
+        """Make an image of blobs that are there. Raises FixItError if the tag is another image's."""
+        ...
+
+    async def images(self) -> list[Image]:
+        """List all images, newest first."""
+        ...
+
+    async def delete(self, digest: str) -> None:
+        """Delete an image with all its tags; deleting what is gone is no error."""
+        ...
+
+
+@runtime_checkable
+class HasImages(Protocol):
+    """A backend whose cloud account has a registry."""
+
+    @property
+    def images(self) -> ImageStore: ...
 
 
 class Backend(Protocol):

@@ -13,6 +13,7 @@ from ropewalk.backends.aws.api import Aws, aws_code
 from ropewalk.backends.aws.check import check_account
 from ropewalk.backends.aws.connect import connect
 from ropewalk.backends.aws.definitions import Definitions
+from ropewalk.backends.aws.images import EcrImages
 from ropewalk.backends.aws.infrastructure import Infrastructure
 from ropewalk.backends.aws.inspection import inspect
 from ropewalk.backends.aws.launch import Launcher
@@ -111,6 +112,10 @@ class AwsBackend:
             private_network=True,
             names_nodes=True,
         )
+
+    @property
+    def images(self) -> EcrImages:
+        return EcrImages(self._aws, self._infrastructure)
 
     def validate(self, shape: NodeShape, role: NodeRole, options: Mapping[str, Any]) -> None:
         shapes.fit(shape, role)
