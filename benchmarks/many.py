@@ -32,6 +32,10 @@ class Count:
     def _add(self, _connection: object, _cursor: object, statement: str, *_: object) -> None:
         self.number += not statement.startswith("BEGIN")
 
+    def stop(self) -> None:
+        """Count no more."""
+        event.remove(Engine, "before_cursor_execute", self._add)
+
     def write(self, folder: Path) -> None:
         """Write the number down, as a whole or not at all."""
         new = folder / f"{FILE}.new"

@@ -83,8 +83,8 @@ def bounded(seconds: float) -> Iterator[None]:
         raise SystemExit("The benchmark was broken off: it took too long, or was asked to end.")
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGALRM)}
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    faulthandler.dump_traceback_later(seconds + END_SECONDS, exit=True)
+    earlier = signal.setitimer(signal.ITIMER_REAL, seconds)
+    faulthandler.dump_traceback_later(seconds + END_SECONDS, exit=True, file=sys.__stderr__)
     try:
         yield
     finally:
@@ -92,6 +92,7 @@ def bounded(seconds: float) -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.setitimer(signal.ITIMER_REAL, *earlier)
 
 
 def nodes(data: Path) -> list[psutil.Process]:

@@ -34,13 +34,16 @@ MANY = (sys.executable, "-m", "benchmarks.many")
 
 def run(runs: int, clusters: int = CLUSTERS, idle: float = IDLE_SECONDS) -> list[Result]:
     """Measure the memory of a server with nothing to do, and then of one with many clusters the rest."""
-    results = memory()
+    return [*memory(), *many(runs, clusters, idle)]
+
+
+def many(runs: int, clusters: int, idle: float) -> list[Result]:
+    """Measure a server with many clusters, *idle* seconds of them while nobody wants anything."""
     with server("--log-level", "warning", command=MANY) as here:
         fill(here, clusters)
-        results.append(_value("server_memory_with_clusters", "MiB", [rss(here.pid)]))
-        results.append(_value("idle_queries_per_minute", "1/min", [queries(here, idle)], limit=60))
-        results += lists(here, runs, clusters)
-    return results
+        full = _value("server_memory_with_clusters", "MiB", [rss(here.pid)])
+        asked = _value("idle_queries_per_minute", "1/min", [queries(here, idle)], limit=60)
+        return [full, asked, *lists(here, runs, clusters)]
 
 
 def memory() -> list[Result]:
