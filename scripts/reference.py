@@ -136,9 +136,11 @@ def configuration() -> str:
 
 _COMPUTED = {
     "data_dir": "`$XDG_DATA_HOME/ropewalk` or `~/.local/share/ropewalk`",
+    "local_dir": "`<data_dir>/local`",
     "database_url": "`sqlite:///<data_dir>/ropewalk.db`",
     "public_url": "`http://<host>:<port>`",
     "encryption_key_file": "`<data_dir>/encryption.key`",
+    "gateway_host": "the value of `host`",
 }
 
 

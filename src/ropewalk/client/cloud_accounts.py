@@ -96,7 +96,7 @@ def set_cloud_account(
 
     ::
 
-        ropewalk.set_cloud_account("aws", access_key_id="AKIA…", secret_access_key=…, region="eu-central-1")
+        ropewalk.set_cloud_account("aws", access_key_id="AKIA…", secret_access_key="…", region="eu-central-1")
         ropewalk.set_cloud_account("kubernetes", kubeconfig="team.yaml", namespace="dask")
         ropewalk.set_cloud_account("hosted")
 
