@@ -10,7 +10,14 @@ import pytest
 import yaml
 
 from ropewalk.client import login
-from ropewalk.errors import AuthenticationError
+from ropewalk.errors import AuthenticationError, PermissionDeniedError
+from ropewalk.schemas.diagnostics import (
+    BackendDiagnostics,
+    DatabaseDiagnostics,
+    LeaseDiagnostics,
+    LoopDiagnostics,
+    ServerDiagnostics,
+)
 from ropewalk.schemas.identity import DeviceCode, DeviceStatus, DeviceToken, Token, TokenCreated
 from tests.cli.conftest import NOW, SERVER, FakeServer, Run, me
 
@@ -185,3 +192,30 @@ def test_diagnostics_show_what_the_library_found(run: Run, monkeypatch: pytest.M
     shown = run("diagnostics").stdout
     assert "versions.dask     2026.8.0" in shown
     assert "server.reachable  yes" in shown
+
+
+def test_diagnostics_of_the_server_are_for_people_and_for_programs(run: Run, server: FakeServer) -> None:
+    loops = [LoopDiagnostics(name="claim", running=True, last_success=NOW)]
+    lease = LeaseDiagnostics(owner="boot/1/2/3", mine=True, clusters=2, expires_at=NOW)
+    backend = BackendDiagnostics(
+        cloud_account="ca-hosted", kind="hosted", backend="local", report=None, problem="It did not answer."
+    )
+    found = ServerDiagnostics(
+        version="0.1.0", python="3.11.2", platform="Linux", packages={"fastapi": "0.1"}, settings={"port": 8780},
+        time=NOW, database=DatabaseDiagnostics(kind="sqlite", version="3.40", seconds=0.001), loops=loops,
+        leases=[lease], working_on=2, linked=1, orphans=0, backends=[backend],
+    )  # fmt: skip
+    server.answer("GET", "/diagnostics", found)
+    assert json.loads(run("diagnostics", "--server", "--json").stdout) == found.model_dump(mode="json")
+    shown = dict(line.split(maxsplit=1) for line in run("diagnostics", "--server").stdout.splitlines())
+    assert shown["loops.claim.running"] == "yes"
+    assert shown["leases.1.clusters"] == "2"
+    assert shown["backends.1.problem"] == "It did not answer."
+    assert (shown["working_on"], shown["linked"]) == ("2", "1")
+
+
+def test_diagnostics_of_the_server_are_refused_to_others_with_the_reason(run: Run, server: FakeServer) -> None:
+    server.answer("GET", "/diagnostics", PermissionDeniedError("This needs installation:diagnostics:read."))
+    result = run("diagnostics", "--server")
+    assert result.exit_code != 0
+    assert "installation:diagnostics:read" in result.stderr

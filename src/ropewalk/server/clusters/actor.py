@@ -431,7 +431,16 @@ class Actor:
             # What took effect is not known; the same names are asked for again, which starts nothing twice.
             log.exception("launch.defect")
             error = TryAgainError(f"The backend failed with {type(exc).__name__}; the server's log says more.")
-        return [said.get(node.name) or LaunchResult(node.name, error=error) for node in request.nodes]
+        results = [said.get(node.name) or LaunchResult(node.name, error=error) for node in request.nodes]
+        self._count_refused(results)
+        return results
+
+    def _count_refused(self, results: Sequence[LaunchResult]) -> None:
+        refused = {result.name: result.error for result in results if result.error is not None}
+        for name, error in refused.items():
+            self._context.metrics.reconcile_errors.labels(type(error).__name__).inc()
+            self._context.metrics.retries.labels("launch").inc(isinstance(error, TryAgainError))
+            log.warning("launch.refused", node=name, error=error.message)
 
     async def _stop(self, nodes: Sequence[Node]) -> None:
         self._asked_to_stop |= {node.name for node in nodes}

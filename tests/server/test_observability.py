@@ -1,0 +1,168 @@
+"""What an operator can see from outside: the numbers of every loop, and lines that tie request, cluster and node."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+from fastapi import FastAPI
+from sqlalchemy import select
+
+from ropewalk.backends.memory import MemoryBackend, MemoryCloud
+from ropewalk.errors import TryAgainError
+from ropewalk.server.cloud_accounts.registry import Backends
+from ropewalk.server.clusters.reconciler import LOOPS
+from ropewalk.server.db.models import Cluster
+from ropewalk.server.logs import configure_logs
+from tests.support.api import Api, Person
+from tests.support.clock import FakeClock
+from tests.support.waiting import eventually
+
+CLUSTERS = "/api/v1/accounts/ada/clusters"
+
+
+@pytest.fixture
+def cloud() -> MemoryCloud:
+    return MemoryCloud()
+
+
+@pytest.fixture
+def backends(cloud: MemoryCloud) -> Backends:
+    return Backends(overrides={"local": MemoryBackend(cloud)})
+
+
+@pytest.fixture
+async def ada(api: Api) -> Person:
+    return await api.operator("ada")
+
+
+async def start(ada: Person, *, workers: int = 1) -> dict[str, Any]:
+    """Create a cluster; wait until it is ready."""
+    made = await ada.client.post(CLUSTERS, json={"name": "etl", "n_workers": workers})
+    assert made.status_code == 201, made.text
+
+    async def ready() -> dict[str, Any] | None:
+        found: dict[str, Any] = (await ada.client.get(f"{CLUSTERS}/etl")).json()
+        return found if (found["state"], found["workers_ready"]) == ("ready", workers) else None
+
+    return await eventually(ready)
+
+
+async def numbers(api: Api) -> dict[str, float]:
+    """Return all numbers by name and labels."""
+    lines = (await api.client.get("/metrics")).text.splitlines()
+    pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, value in pairs}
+
+
+async def test_each_loop_tells_of_its_work_its_lag_and_its_leases(api: Api, app: FastAPI, ada: Person) -> None:
+    before = await numbers(api)
+    assert before["ropewalk_leases"] == 0
+    await start(ada)
+    await app.state.reconciler._renew()
+    found = await numbers(api)
+    assert found["ropewalk_leases"] == 1
+    assert found["ropewalk_links"] == 1
+    assert found['ropewalk_clusters{state="ready"}'] == 1
+    assert found["ropewalk_reconcile_passes_total"] > before["ropewalk_reconcile_passes_total"]
+    assert found["ropewalk_reconcile_lag_seconds_count"] > before["ropewalk_reconcile_lag_seconds_count"]
+    assert found['ropewalk_observer_looks_total{result="ok"}'] > 0
+    now = api.context.clock.now().timestamp()
+    assert found['ropewalk_loop_last_success_seconds{loop="claim"}'] == now
+    assert "ropewalk_orphans" in found
+    assert "ropewalk_lease_renew_failures_total" in found
+
+
+async def test_errors_are_counted_by_kind_and_retries_by_loop(
+    api: Api, app: FastAPI, ada: Person, cloud: MemoryCloud, clock: FakeClock
+) -> None:
+    cloud.inject("launch", TryAgainError("There is no capacity.", delay=1), times=1, node="*-scheduler")
+    made = await ada.client.post(CLUSTERS, json={"name": "etl", "n_workers": 0})
+    assert made.status_code == 201
+
+    async def refused() -> bool:
+        return 'ropewalk_retries_total{loop="launch"}' in await numbers(api)
+
+    await eventually(refused)
+    found = await numbers(api)
+    assert found['ropewalk_reconcile_errors_total{error="TryAgainError"}'] >= 1
+    clock.advance(60)
+    api.context.wakeups.wake("*")
+
+    async def ready() -> bool:
+        return bool((await ada.client.get(f"{CLUSTERS}/etl")).json()["state"] == "ready")
+
+    await eventually(ready)
+    cloud.inject("observe", TryAgainError("throttled", delay=0.01), times=1)
+    cloud.poke()
+
+    async def failed() -> bool:
+        return (await numbers(api)).get('ropewalk_observer_looks_total{result="failed"}', 0) >= 1
+
+    await eventually(failed)
+    assert (await numbers(api))['ropewalk_retries_total{loop="observer"}'] >= 1
+
+
+async def test_diagnostics_tell_of_leases_loops_and_backends_of_a_server_at_work(
+    api: Api, app: FastAPI, ada: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await start(ada)
+    found = (await ada.client.get("/api/v1/diagnostics")).json()
+    (lease,) = found["leases"]
+    assert (lease["mine"], lease["clusters"], lease["owner"]) == (True, 1, app.state.reconciler.owner)
+    assert (found["working_on"], found["linked"]) == (1, 1)
+    assert {loop["name"] for loop in found["loops"] if loop["running"]} == set(LOOPS)
+    assert next(loop["last_success"] for loop in found["loops"] if loop["name"] == "claim") is not None
+
+    async def broken(_backend: MemoryBackend) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(MemoryBackend, "check", broken)
+    await app.state.reconciler.stop()
+    async with api.context.db.transaction() as session:
+        (await session.scalars(select(Cluster))).one().lease_owner = "another"
+    found = (await ada.client.get("/api/v1/diagnostics")).json()
+    assert [(lease["mine"], lease["owner"]) for lease in found["leases"]] == [(False, "another")]
+    assert not any(loop["running"] for loop in found["loops"])
+    assert [item["problem"] for item in found["backends"]] == ["The check failed with ZeroDivisionError."]
+
+
+@pytest.fixture
+def logs() -> Iterator[io.StringIO]:
+    """What is logged as JSON, with the logging of the test session put back afterwards."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    stream = io.StringIO()
+    configure_logs("info", "json", stream)
+    yield stream
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
+    root.handlers[:], root.level = handlers, level
+
+
+async def test_log_lines_lead_from_a_request_to_its_cluster_and_its_nodes(
+    api: Api, ada: Person, logs: io.StringIO, cloud: MemoryCloud, clock: FakeClock
+) -> None:
+    cloud.inject("launch", TryAgainError("There is no capacity.", delay=1), times=1, node="*-worker-1")
+    made = await ada.client.post(CLUSTERS, json={"name": "etl", "n_workers": 1}, headers={"X-Request-Id": "r-1234567"})
+    cluster = made.json()["id"]
+
+    def lines(event: str) -> list[dict[str, Any]]:
+        entries = (json.loads(line) for line in logs.getvalue().splitlines())
+        return [entry for entry in entries if entry["event"] == event]
+
+    await eventually(lambda: lines("launch.refused"))
+    (wished,) = lines("cluster.wished")
+    assert (wished["request_id"], wished["cluster"], wished["user"]) == ("r-1234567", cluster, "ada")
+    launching = lines("nodes.launching")[0]
+    assert (launching["cluster"], launching["nodes"]) == (cluster, [f"{cluster}-scheduler", f"{cluster}-worker-1"])
+    refused = lines("launch.refused")[0]
+    assert (refused["cluster"], refused["node"]) == (cluster, f"{cluster}-worker-1")
+    assert "no capacity" in refused["error"]
+    answered = [entry for entry in lines("request") if entry["request_id"] == "r-1234567"]
+    assert [entry["status"] for entry in answered] == [201]
