@@ -165,6 +165,7 @@ class Plane:
         wait_until(lambda: self._nodes_ready() >= nodes, within=60)
 
     def _nodes_ready(self) -> int:
+        assert self.processes["agent"].poll() is None, (self.home / "agent.log").read_text()[-2000:]
         items = self.get("/api/v1/nodes")["items"]
         conditions = [c for node in items for c in (node.get("status") or {}).get("conditions") or []]
         return sum(c["type"] == "Ready" and c["status"] == "True" for c in conditions)

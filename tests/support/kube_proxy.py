@@ -26,7 +26,7 @@ class Fault:
     status: int | None = None
     times: int = 1
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: Mapping[str, Any] = field(default_factory=dict)
+    body: Any = field(default_factory=dict)
     effect: bool = False
     """The API server gets the request all the same; only its answer is lost."""
 
@@ -90,7 +90,7 @@ class Proxy:
                 if fault.status is None:
                     _abort(request)
                 headers = {"Content-Type": "application/json", **fault.headers}
-                return web.Response(status=fault.status or 0, headers=headers, text=json.dumps(fault.body))
+                return web.Response(status=fault.status or 0, headers=headers, text=json.dumps(fault.body) + "\n")
         task = asyncio.ensure_future(self._forward(request, stream=True))
         self._open.add(task)
         try:

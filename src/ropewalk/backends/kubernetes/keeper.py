@@ -160,9 +160,10 @@ class Keeper:
 
     async def _delete(self, pod: Pod, *, force: bool = False) -> None:
         name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
-        self._asked[uid] = None
-        if len(self._asked) > REMEMBERED:
-            self._asked.popitem(last=False)
+        if not force:
+            self._asked[uid] = None
+            if len(self._asked) > REMEMBERED:
+                self._asked.popitem(last=False)
         options: dict[str, Any] = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
