@@ -63,6 +63,7 @@ from ropewalk.schemas.identity import (
     UserCreate,
     UserUpdate,
 )
+from ropewalk.schemas.images import Digests, Image, Upload, UploadStart
 
 T = TypeVar("T")
 
@@ -84,6 +85,9 @@ class Call(Generic[T]):
     repeatable: bool = True
     anonymous: bool = False
     """Sent without a token."""
+    content: bytes | None = field(default=None, repr=False)
+    """Sent as it is, in place of ``body``."""
+    content_type: str = "application/octet-stream"
     seconds: float | None = None
     """How long the answer may take where the server asks a cloud meanwhile; None: as usual."""
 
@@ -355,3 +359,40 @@ def set_configuration(account: str, name: str, request: ConfigurationSet) -> Cal
 
 def delete_configuration(account: str, name: str) -> Call[None]:
     return _delete(_at("accounts", account, "configurations", name))
+
+
+# Images.
+
+
+def list_images(account: str) -> Call[list[Image]]:
+    return replace(_get(_at("accounts", account, "images"), list[Image]), seconds=CLOUD_SECONDS)
+
+
+def missing_blobs(account: str, digests: Digests) -> Call[Digests]:
+    call = _post(_at("accounts", account, "images", "missing"), Digests, digests)
+    return replace(call, repeatable=True, seconds=CLOUD_SECONDS)
+
+
+def begin_upload(account: str, request: UploadStart) -> Call[Upload]:
+    # Begun twice, one of both is forgotten by the registry: nothing is lost.
+    call = _post(_at("accounts", account, "images", "uploads"), Upload, request)
+    return replace(call, repeatable=True, seconds=CLOUD_SECONDS)
+
+
+def send_part(account: str, upload: Upload, data: bytes) -> Call[Upload]:
+    path = _at("accounts", account, "images", "uploads", upload.id)
+    return Call("PUT", path, Upload, content=data, params={"first": upload.offset}, seconds=CLOUD_SECONDS)
+
+
+def finish_upload(account: str, upload: str, digest: str) -> Call[None]:
+    path = _at("accounts", account, "images", "uploads", upload, "finish")
+    return Call("POST", path, None, params={"digest": digest}, seconds=CLOUD_SECONDS)
+
+
+def put_image(account: str, tag: str, manifest: bytes, media_type: str) -> Call[Image]:
+    path = _at("accounts", account, "images", tag)
+    return Call("PUT", path, Image, content=manifest, content_type=media_type, seconds=CLOUD_SECONDS)
+
+
+def delete_image(account: str, name: str) -> Call[None]:
+    return replace(_delete(_at("accounts", account, "images", name)), seconds=CLOUD_SECONDS)

@@ -188,6 +188,9 @@ class _Core:
         if call.body is not None:
             content = _content(call.body)
             headers["Content-Type"] = "application/json"
+        elif call.content is not None:
+            content = call.content
+            headers["Content-Type"] = call.content_type
         if call.seconds is not None:
             options["timeout"] = httpx.Timeout(call.seconds, connect=TIMEOUT.connect)
         url = f"{self.server}{PREFIX}{call.path}"

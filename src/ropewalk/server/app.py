@@ -20,6 +20,7 @@ from ropewalk.server.api import (
     errors,
     health,
     identity,
+    images,
 )
 from ropewalk.server.api.middleware import BodyLimit, Requests
 from ropewalk.server.clock import Clock, SystemClock
@@ -52,6 +53,7 @@ _ROUTERS = (
     cloud_accounts.router,
     configurations.router,
     clusters.router,
+    images.router,
     audit.router,
     diagnostics.router,
     device.router,
@@ -62,6 +64,7 @@ _TAGS = [
     {"name": "accounts", "description": "Accounts and their members."},
     {"name": "cloud accounts", "description": "Where an account's clusters run."},
     {"name": "configurations", "description": "Templates of clusters."},
+    {"name": "images", "description": "Images in the registry of a cloud account."},
     {"name": "clusters", "description": "Clusters, their events, logs and cost."},
     {"name": "audit", "description": "What was done, and by whom."},
     {"name": "health", "description": "For the machines that look after the server."},

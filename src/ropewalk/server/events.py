@@ -39,6 +39,8 @@ class EventCode(StrEnum):
     CLOUD_ACCOUNT_RETRYING = "cloud_account.retrying"
     CLOUD_ACCOUNT_ATTENTION = "cloud_account.attention"
     CLOUD_ACCOUNT_BACK = "cloud_account.back"
+    IMAGE_PUSHED = "image.pushed"
+    IMAGE_DELETED = "image.deleted"
     CONFIGURATION_SET = "configuration.set"
     CONFIGURATION_DELETED = "configuration.deleted"
     CLUSTER_CREATED = "cluster.created"
@@ -89,6 +91,8 @@ MEANINGS: Mapping[EventCode, str] = {
     EventCode.CLOUD_ACCOUNT_RETRYING: "A step failed for a passing reason, and is tried again.",
     EventCode.CLOUD_ACCOUNT_ATTENTION: "It does not go on by itself; the sentence says what a person must do.",
     EventCode.CLOUD_ACCOUNT_BACK: "The cloud answers again, after it needed attention.",
+    EventCode.IMAGE_PUSHED: "An image was pushed to the registry of a cloud account.",
+    EventCode.IMAGE_DELETED: "An image was deleted from the registry of a cloud account.",
     EventCode.CONFIGURATION_SET: "A cluster configuration was made or replaced.",
     EventCode.CONFIGURATION_DELETED: "A cluster configuration was deleted.",
     EventCode.CLUSTER_CREATED: "Somebody asked for a cluster.",

@@ -14,6 +14,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 
+from ropewalk.schemas.images import PART_BYTES
 from ropewalk.server.api.errors import internal_error, respond
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from ropewalk.server.metrics import Metrics
 
 __all__ = ["MAX_BODY", "BodyLimit", "Requests"]
+
+_LARGE = re.compile(r"/api/v1/accounts/[^/]+/images/[^/]+(/[^/]+)?")
+"""Where parts of layers, and manifests, are sent to: up to PART_BYTES."""
 
 MAX_BODY = 1024 * 1024
 """1 MiB: a hundred times the largest request of a client."""
@@ -118,17 +122,18 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        limit = PART_BYTES if scope["method"] == "PUT" and _LARGE.fullmatch(scope["path"]) else self.limit
         told = Headers(scope=scope).get("content-length", "")
         received = int(told) if told.isdecimal() else 0
 
         async def limited() -> Message:
             nonlocal received
-            if told and received > self.limit:
+            if told and received > limit:
                 raise HTTPException(413)
             message = await receive()
             if not told and message["type"] == "http.request":
                 received += len(message.get("body", b""))
-                if received > self.limit:
+                if received > limit:
                     raise HTTPException(413)
             return message
 

@@ -72,6 +72,9 @@ class Permission(StrEnum):
     ACCOUNT_CLUSTERS_UPDATE_ANY = "account:clusters:update_any"
     ACCOUNT_CLUSTERS_STOP = "account:clusters:stop"
     ACCOUNT_CLUSTERS_STOP_ANY = "account:clusters:stop_any"
+    ACCOUNT_IMAGES_READ = "account:images:read"
+    ACCOUNT_IMAGES_PUSH = "account:images:push"
+    ACCOUNT_IMAGES_DELETE = "account:images:delete"
     ACCOUNT_LOGS_READ = "account:logs:read"
     ACCOUNT_COSTS_READ = "account:costs:read"
 
@@ -114,6 +117,7 @@ _ADMIN_ONLY = frozenset(
         Permission.ACCOUNT_CLOUD_FORGET,
         Permission.ACCOUNT_CLOUD_PREPARE,
         Permission.ACCOUNT_CLOUD_TEARDOWN,
+        Permission.ACCOUNT_IMAGES_DELETE,
         Permission.ACCOUNT_CLUSTERS_SCALE_ANY,
         Permission.ACCOUNT_CLUSTERS_UPDATE_ANY,
         Permission.ACCOUNT_CLUSTERS_STOP_ANY,

@@ -1,0 +1,1 @@
+"""What nodes run from: images in the registries of cloud accounts."""
