@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Protocol, Self
 
 from ropewalk.errors import InputError
@@ -94,7 +95,9 @@ class Stream(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(self, kind: object, value: object, traceback: object, /) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
 
 
 class Files(Protocol):
