@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pydantic import SecretStr
 from sqlalchemy import select, update
 
 from ropewalk.backends.port import Identifies, Identity, Place
 from ropewalk.errors import BackendError, ConflictError, FixItError, InputError, UnavailableError
-from ropewalk.schemas.aws import AwsSettings
+from ropewalk.schemas.aws import AwsCredentials, AwsSettings
 from ropewalk.schemas.cloud_accounts import CloudAccount as CloudAccountSchema
 from ropewalk.schemas.cloud_accounts import CloudKind, CloudState, SetAws, SetHosted, SetKubernetes
 from ropewalk.schemas.kubernetes import KubernetesSettings
 from ropewalk.server.blueprint import Blueprint
 from ropewalk.server.cloud_accounts import present
-from ropewalk.server.cloud_accounts.making import resources_of
+from ropewalk.server.cloud_accounts.making import load, resources_of
 from ropewalk.server.cloud_accounts.service import resolve
 from ropewalk.server.cloud_accounts.stored import credentials, set_credentials, touch
 from ropewalk.server.db.models import Account, CloudAccount, Cluster, Installation, new_id
@@ -39,8 +39,6 @@ IDENTITY_SECONDS = 30.0
 
 PLACE_OF = {CloudKind.AWS: ("region", "role_arn"), CloudKind.KUBERNETES: ("server", "namespace")}
 """Settings that say where resources and clusters are: they stay while there are any."""
-
-_TEMPORARY_KEY = re.compile("ASIA")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +79,7 @@ async def set_cloud_account(
         installation = (await session.scalars(select(Installation.id))).one()
         before = await _of_kind(session, account, CloudKind(wish.kind))
     if isinstance(wish, SetAws):
-        wanted = _aws(account, installation, before, wish, address)
+        wanted = await _aws(account, installation, before, wish, address)
     else:
         wanted = await _kubernetes(context, account, installation, before, wish)
     identity = await _try(context, wanted)
@@ -100,7 +98,10 @@ async def _of_kind(session: AsyncSession, account: Account, kind: CloudKind) -> 
 # What is wished.
 
 
-def _aws(account: Account, installation: str, before: CloudAccount | None, wish: SetAws, address: str | None) -> _Wish:
+async def _aws(
+    account: Account, installation: str, before: CloudAccount | None, wish: SetAws, address: str | None
+) -> _Wish:
+    secret = await _validated(wish)
     given = wish.settings.model_dump(mode="json", exclude_unset=True)
     ours = present.external_id(installation, account.id)
     if given.get("external_id") not in (None, ours):
@@ -115,26 +116,17 @@ def _aws(account: Account, installation: str, before: CloudAccount | None, wish:
         seen = present.ingress_of(address)
         given["allow_ingress_from"] = [seen] if seen else []
     settings = AwsSettings.model_validate({**old, **given}).model_dump(mode="json")
-    secret = None
-    if wish.credentials is not None or wish.session_token is not None:
-        _refuse_temporary(wish)
-    if wish.credentials is not None:
-        key = wish.credentials.secret_access_key.get_secret_value()
-        secret = {"access_key_id": wish.credentials.access_key_id.strip(), "secret_access_key": key.strip()}
     return _wished(CloudKind.AWS, account, installation, before, settings, secret)
 
 
-def _refuse_temporary(wish: SetAws) -> None:
-    temporary = wish.credentials is not None and _TEMPORARY_KEY.match(wish.credentials.access_key_id.strip())
-    if wish.session_token is None and not temporary:
-        return
-    raise InputError(
-        "These are temporary credentials: they end within hours, and clusters would be left without anybody who can "
-        "look after them.",
-        advice="Make a long-lived access key (its id begins with AKIA) for an IAM user, or let Ropewalk assume a role: "
-        "set role_arn.",
-        field="credentials.access_key_id" if temporary else "session_token",
-    )
+async def _validated(wish: SetAws) -> dict[str, str] | None:
+    """Return the key, if it is one that can be used for long."""
+    if wish.session_token is None and wish.credentials is None:
+        return None
+    await asyncio.to_thread(load, CloudKind.AWS.value)
+    given = wish.credentials or AwsCredentials(access_key_id="", secret_access_key=SecretStr(""))
+    import_module("ropewalk.backends.aws.credentials").validate(given, wish.session_token)
+    return _revealed(given.model_dump())
 
 
 async def _kubernetes(
@@ -144,6 +136,7 @@ async def _kubernetes(
     old = {} if before is None else before.settings
     secret = None
     if wish.kubeconfig is not None:
+        await asyncio.to_thread(load, CloudKind.KUBERNETES.value)
         parse = import_module("ropewalk.backends.kubernetes.kubeconfig").parse_kubeconfig
         kept, found = await asyncio.to_thread(
             parse,
