@@ -19,7 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from benchmarks.program import ended_with_us
+import psutil
+
+from benchmarks.program import ended_with_us, wait_gone
 
 CACHE = Path(__file__).parents[1] / ".cache" / "dask-gateway"
 VERSION = "2026.3.0"
@@ -71,8 +73,10 @@ def environment() -> Path:
 class Gateway:
     """A running dask-gateway, and a program that uses it."""
 
-    def __init__(self, driver: subprocess.Popen[str]) -> None:
+    def __init__(self, driver: subprocess.Popen[str], server: psutil.Process) -> None:
         self._driver = driver
+        self._server = server
+        self._always = set(server.children(recursive=True))
 
     def once(self, workers: int) -> tuple[float, float]:
         """Return the seconds of one start, until the client has *workers*, and of one end.
@@ -89,6 +93,8 @@ class Gateway:
         if not line:
             raise RuntimeError("dask-gateway did not start and stop a cluster in time")
         start, close = json.loads(line)
+        # It says that a cluster is stopped while its processes still end, which would cost whoever comes next.
+        wait_gone([process for process in self._server.children(recursive=True) if process not in self._always])
         return float(start), float(close)
 
 
@@ -108,7 +114,10 @@ def gateway(folder: Path) -> Iterator[Gateway]:
             start_new_session=True,
         )
         with ended_with_us(server), _driver(env, public, log, surroundings) as driver:
-            yield Gateway(driver)
+            assert driver.stdout is not None  # noqa: S101 - it was asked for
+            if select.select([driver.stdout], [], [], ANSWER_SECONDS)[0]:
+                driver.stdout.readline()  # the gateway answers, so its proxy is there, too
+            yield Gateway(driver, psutil.Process(server.pid))
 
 
 def _configure(env: Path, folder: Path) -> int:

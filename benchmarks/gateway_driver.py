@@ -1,4 +1,4 @@
-"""Uses a dask-gateway, in that one's own environment: for each number of workers on a line, seconds of start and end.
+"""Uses a dask-gateway, in that one's own environment: says ready, then for each number of workers the seconds it took.
 
 Run as ``python gateway_driver.py URL``; needs nothing of the rest.
 """
@@ -44,6 +44,8 @@ def once(gateway: Any, workers: int) -> tuple[float, float]:
 
 def main() -> None:
     gateway = connected(sys.argv[1])
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
     for line in sys.stdin:
         sys.stdout.write(json.dumps(once(gateway, int(line))) + "\n")
         sys.stdout.flush()

@@ -22,7 +22,7 @@ import psutil
 PROGRAM = str(Path(sys.executable).with_name("ropewalk"))
 PASSWORD = "benchmark-only-1"  # noqa: S105 - of a server that lives for a minute
 COMMAND = (PROGRAM, "server", "start")
-READY_SECONDS, WARM_SECONDS, END_SECONDS, REQUEST_SECONDS = 60.0, 30.0, 20.0, 30.0
+READY_SECONDS, WARM_SECONDS, END_SECONDS, REQUEST_SECONDS, GONE_SECONDS = 60.0, 30.0, 20.0, 30.0, 30.0
 """Nothing here waits without an end: a benchmark that hangs tells nothing."""
 
 
@@ -84,7 +84,7 @@ def bounded(seconds: float) -> Iterator[None]:
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGALRM)}
     earlier = signal.setitimer(signal.ITIMER_REAL, seconds)
-    faulthandler.dump_traceback_later(seconds + END_SECONDS, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(seconds + END_SECONDS, exit=True, file=2)
     try:
         yield
     finally:
@@ -104,6 +104,21 @@ def nodes(data: Path) -> list[psutil.Process]:
             if "ROPEWALK_NODE" in environ and Path(environ.get("TMPDIR", "/")).is_relative_to(data):
                 found.append(process)
     return found
+
+
+def wait_gone(processes: Sequence[psutil.Process], within: float = GONE_SECONDS) -> None:
+    """Wait until none of *processes* runs; those that have ended may not have been taken note of.
+
+    Raises:
+        RuntimeError: some still run after *within* seconds.
+    """
+    deadline = time.monotonic() + within
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            while process.status() != psutil.STATUS_ZOMBIE:
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"{' '.join(process.cmdline())[:200]} ({process.pid}) has outlived its cluster")
+                time.sleep(0.005)
 
 
 def end_nodes(data: Path) -> None:

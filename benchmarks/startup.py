@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,11 @@ from distributed import Client, LocalCluster
 
 from benchmarks.gateway import gateway
 from benchmarks.measure import Result, alternate
-from benchmarks.program import Server, nodes, server, wait_warm
+from benchmarks.program import Server, nodes, server, wait_gone, wait_warm
 from ropewalk import Cluster
 
 WORKERS = 4
-START_SECONDS, GONE_SECONDS = 60.0, 30.0
+START_SECONDS = 60.0
 
 
 def run(runs: int) -> list[Result]:
@@ -81,18 +80,3 @@ def once(make: Callable[[], Any], made: Callable[[], Sequence[psutil.Process]]) 
 
 def _children() -> Sequence[psutil.Process]:
     return psutil.Process().children()
-
-
-def wait_gone(processes: Sequence[psutil.Process], within: float = GONE_SECONDS) -> None:
-    """Wait until none of *processes* runs; those that have ended may not have been taken note of.
-
-    Raises:
-        RuntimeError: some still run after *within* seconds.
-    """
-    deadline = time.monotonic() + within
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            while process.status() != psutil.STATUS_ZOMBIE:
-                if time.monotonic() > deadline:
-                    raise RuntimeError(f"{' '.join(process.cmdline())[:200]} ({process.pid}) has outlived its cluster")
-                time.sleep(0.005)

@@ -12,9 +12,9 @@ from xml.etree import ElementTree as ET
 import psutil
 import pytest
 from benchmarks import __main__ as program
-from benchmarks import imports, many, plots, server, startup
+from benchmarks import imports, many, plots, server
 from benchmarks.measure import Result, alternate, table
-from benchmarks.program import bounded, end_nodes, ended_with_us, nodes
+from benchmarks.program import bounded, end_nodes, ended_with_us, nodes, wait_gone
 from sqlalchemy import create_engine
 
 from tests.support.waiting import wait_until
@@ -82,9 +82,9 @@ def test_every_name_is_a_module_that_can_be_run(name: str) -> None:
 def test_a_wait_for_processes_ends_also_if_they_do_not() -> None:
     with subprocess.Popen(["sleep", "60"]) as process:
         with pytest.raises(RuntimeError, match=r"sleep 60 \(\d+\) has outlived its cluster"):
-            startup.wait_gone([psutil.Process(process.pid)], within=0.05)
+            wait_gone([psutil.Process(process.pid)], within=0.05)
         process.kill()
-        startup.wait_gone([psutil.Process(process.pid)])  # a zombie, which nobody has taken note of
+        wait_gone([psutil.Process(process.pid)])  # a zombie, which nobody has taken note of
 
 
 def test_a_benchmark_that_takes_too_long_is_broken_off_and_ends_what_it_began() -> None:

@@ -91,8 +91,9 @@ TUNNEL_CLOSE_SECONDS = 5.0
 
 STATUS_SECONDS = 10.0
 """A status is sent at least this often, so that both sides notice a dead connection."""
-GATHER_SECONDS = 0.02
-"""Changes within this time go out as one status."""
+GATHER_SECONDS = 0.1
+"""Changes within this time after a status go out as the next one. Each makes the control plane look, write and tell,
+which would cost a cluster that starts, and whose workers join one by one, the processor time that it needs itself."""
 TICK_SECONDS = 1.0
 """How often limits and the adaptive target are looked at."""
 SHRINK_TICKS = 3
