@@ -21,6 +21,7 @@ import ropewalk
 from ropewalk import errors
 from ropewalk.cli.main import app
 from ropewalk.client import config
+from ropewalk.schemas import kubernetes_permissions as kubernetes
 from ropewalk.schemas.aws_permissions import NOT_NEEDED, PERMISSIONS, Permission, Phase
 from ropewalk.server.app import create_app
 from ropewalk.server.events import MEANINGS, EventCode
@@ -358,8 +359,24 @@ def _permission(item: Permission) -> list[object]:
     return [code(item.action), item.use, required, item.without or "clusters do not run", ", ".join(limits)]
 
 
+def kubernetes_permissions() -> str:
+    rows: list[list[object]] = [
+        [code(each.resource), code(each.verb), "no" if each.optional else "yes", each.breaks]
+        for each in kubernetes.PERMISSIONS
+    ]
+    return (
+        "# Kubernetes permissions\n\n"
+        "Every right that Ropewalk uses, all inside one namespace and of the core API group. "
+        "`ropewalk kubernetes manifest` prints a Role that holds exactly these; `ropewalk cloud-account check` asks "
+        "for each. A test compares the table with the audit log of a real API server. Secrets can be made, never read. "
+        "[How clusters run in Kubernetes](../explanation/kubernetes.md).\n\n"
+        + table(["Resource", "Verb", "Required", "Without it"], rows)
+    )
+
+
 PAGES = {
     "aws-permissions.md": aws_permissions,
+    "kubernetes-permissions.md": kubernetes_permissions,
     "cli.md": cli,
     "configuration.md": configuration,
     "http-api.md": http_api,
