@@ -17,9 +17,16 @@ from tests.support.api import Api, Person
 from tests.support.clock import FakeClock
 from tests.support.waiting import eventually
 
-KEY = {"access_key_id": "AKIAONE", "secret_access_key": "canary-secret-one"}
-ROTATED = {"access_key_id": "AKIATWO", "secret_access_key": "canary-secret-two"}
-STRANGER = {"access_key_id": "AKIAELSE", "secret_access_key": "canary-secret-else"}
+
+def key(name: str) -> dict[str, str]:
+    """Return a key of the right form."""
+    return {
+        "access_key_id": f"AKIA{name.upper():0<16}",
+        "secret_access_key": f"canary/secret/of/{name}".ljust(40, "x"),
+    }
+
+
+KEY, ROTATED, STRANGER, ROOT = key("one"), key("two"), key("else"), key("root")
 STEPS = {"network": 0.0, "role": 0.0, "nat": 32.85}
 
 
@@ -28,9 +35,6 @@ class World:
 
     def __init__(self, api: Api, aws: MemoryCloud, clock: FakeClock) -> None:
         self.api, self.aws, self.clock = api, aws, clock
-
-    def identities(self, **names: str) -> dict[str, Identity]:
-        return {key: Identity(owner, f"arn:aws:iam::{owner}:user/{key}") for key, owner in names.items()}
 
     async def admin(self, username: str = "ada", address: str = "5.6.7.8") -> Person:
         person = await self.api.person(username)
@@ -82,10 +86,10 @@ class World:
 def aws() -> MemoryCloud:
     cloud = MemoryCloud(steps=STEPS)
     cloud.keys = {
-        "AKIAONE": Identity("111", "arn:aws:iam::111:user/one"),
-        "AKIATWO": Identity("111", "arn:aws:iam::111:user/two"),
-        "AKIAELSE": Identity("222", "arn:aws:iam::222:user/else"),
-        "AKIAROOT": Identity("111", "arn:aws:iam::111:root", warning="This is the root user's key."),
+        KEY["access_key_id"]: Identity("111", "arn:aws:iam::111:user/one"),
+        ROTATED["access_key_id"]: Identity("111", "arn:aws:iam::111:user/two"),
+        STRANGER["access_key_id"]: Identity("222", "arn:aws:iam::222:user/else"),
+        ROOT["access_key_id"]: Identity("111", "arn:aws:iam::111:root", warning="This is the root user's key."),
     }
     return cloud
 

@@ -13,7 +13,7 @@ from ropewalk.server.blueprint import Blueprint
 from ropewalk.server.cloud_accounts import setting
 from ropewalk.server.cloud_accounts.stored import credentials
 from ropewalk.server.db.models import CloudAccount
-from tests.server.cloud_accounts.conftest import KEY, ROTATED, STRANGER, World
+from tests.server.cloud_accounts.conftest import KEY, ROOT, ROTATED, STRANGER, World, key
 
 
 async def rows(world: World) -> list[CloudAccount]:
@@ -41,10 +41,10 @@ async def test_a_key_is_tried_stored_encrypted_and_never_shown(world: World, blu
 
 async def test_a_key_that_the_cloud_refuses_is_not_stored(world: World) -> None:
     ada = await world.admin()
-    answer = await world.set(ada, credentials=KEY | {"access_key_id": "AKIAWRONG"})
+    answer = await world.set(ada, credentials=key("wrong"))
     error = answer.json()["error"]
     assert (answer.status_code, error["field"]) == (422, "access_key_id")
-    assert "AKIAWRONG is not valid" in error["message"]
+    assert "AKIAWRONG00000000000 is not valid" in error["message"]
     assert await rows(world) == []
     assert (await world.show(ada))["kind"] == "hosted"
 
@@ -69,7 +69,9 @@ async def test_nothing_is_stored_while_the_cloud_cannot_be_asked(
     ("wish", "field"),
     [
         ({"credentials": KEY, "session_token": "canary-token"}, "session_token"),
-        ({"credentials": KEY | {"access_key_id": "ASIATEMPORARY"}}, "credentials.access_key_id"),
+        ({"session_token": "canary-token"}, "session_token"),
+        ({"credentials": KEY | {"access_key_id": "ASIATEMPORARY0000000"}}, "access_key_id"),
+        ({"credentials": KEY | {"secret_access_key": "canary"}}, "secret_access_key"),
         ({}, "credentials"),
         ({"credentials": KEY, "settings": {"external_id": "mine"}}, "settings.external_id"),
         ({"credentials": KEY, "settings": {"endpoint_url": "http://169.254.169.254"}}, "settings.endpoint_url"),
@@ -88,13 +90,14 @@ async def test_what_cannot_work_is_refused_with_its_field(world: World, wish: di
 async def test_temporary_credentials_are_refused_with_the_reason_and_the_alternative(world: World) -> None:
     ada = await world.admin()
     error = (await world.set(ada, credentials=KEY, session_token="canary-token")).json()["error"]
-    assert "end within hours" in error["message"]
+    assert "temporary credentials" in error["message"]
+    assert "long-lived access key" in error["advice"]
     assert "role_arn" in error["advice"]
 
 
 async def test_the_root_users_key_is_accepted_with_a_warning(world: World) -> None:
     ada = await world.admin()
-    shown = (await world.set(ada, credentials=KEY | {"access_key_id": "AKIAROOT"})).json()
+    shown = (await world.set(ada, credentials=ROOT)).json()
     assert shown["identity"]["warning"] == "This is the root user's key."
 
 

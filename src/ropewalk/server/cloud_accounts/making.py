@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ropewalk.server.blueprint import Blueprint
     from ropewalk.server.db.models import CloudAccount
 
-__all__ = ["Workshop", "resources_of"]
+__all__ = ["Workshop", "load", "resources_of"]
 
 
 @dataclass(slots=True)
@@ -39,10 +39,10 @@ class Workshop:
     spawner: Spawner | None = None
 
     def make(self, plan: Blueprint) -> Backend:
-        """Return a new backend; no call is made.
+        """Return a new backend, whose kind was loaded; no call is made.
 
         Raises:
-            FixItError: This server cannot drive that kind, or credentials are missing.
+            FixItError: There is no such kind, or credentials are missing.
         """
         match plan.backend:
             case "local":
@@ -67,19 +67,23 @@ class Workshop:
         return backend
 
     def _aws(self, plan: Blueprint) -> Backend:
-        made = _class("aws", "AWS", "AwsBackend")
+        from ropewalk.backends.aws.backend import AwsBackend  # noqa: PLC0415 - see the module's docstring
+
         settings = AwsSettings.model_validate(plan.settings)
         credentials = AwsCredentials.model_validate(_given(plan))
-        backend: Backend = made(plan.place, settings, credentials, plan.resources, endpoint_url=self.aws_endpoint_url)
+        backend: Backend = AwsBackend(
+            plan.place, settings, credentials, plan.resources, endpoint_url=self.aws_endpoint_url
+        )
         return backend
 
 
 def _kubernetes(plan: Blueprint, ended_dir: Path) -> Backend:
-    made = _class("kubernetes", "Kubernetes", "KubernetesBackend")
+    from ropewalk.backends.kubernetes.backend import KubernetesBackend  # noqa: PLC0415 - see the module's docstring
+
     settings = KubernetesSettings.model_validate(plan.settings)
     credentials = KubernetesCredentials.model_validate(_given(plan))
     archive = ended_dir / plan.place.cloud_account
-    backend: Backend = made(plan.place, settings, credentials, plan.resources, archive=archive)
+    backend: Backend = KubernetesBackend(plan.place, settings, credentials, plan.resources, archive=archive)
     return backend
 
 
@@ -93,16 +97,28 @@ def _given(plan: Blueprint) -> Mapping[str, Any]:
     return plan.credentials
 
 
-def _class(extra: str, kind: str, name: str) -> Any:
-    """Import a backend that needs packages which this server may not have."""
+_NEEDS = {"aws": ("AWS", "aiobotocore"), "kubernetes": ("Kubernetes", "kubernetes_asyncio")}
+"""What a backend is called, and the package of its extra that it cannot do without."""
+
+
+def load(backend: str) -> None:
+    """Import what a backend needs, which takes a second: in a thread, so that nobody waits for it.
+
+    Raises:
+        FixItError: It is not installed.
+    """
+    if backend not in _NEEDS:
+        return
+    kind, package = _NEEDS[backend]
     try:
-        return getattr(import_module(f"ropewalk.backends.{extra}.backend"), name)
+        import_module(package)
+        import_module(f"ropewalk.backends.{backend}.backend")
     except ModuleNotFoundError as exc:
         raise FixItError(
             f"This server cannot drive {kind}: no module {exc.name!r}.",
-            advice=f"An operator runs, where the server is: pip install 'ropewalk[server,{extra}]', and restarts it.",
+            advice=f"An operator runs, where the server is: pip install 'ropewalk[server,{backend}]', and restarts it.",
             field="kind",
-            details={"extra": extra},
+            details={"extra": backend},
         ) from None
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from ropewalk.backends.port import Place
 from ropewalk.errors import FixItError, NotFoundError
 from ropewalk.server.blueprint import Blueprint
-from ropewalk.server.cloud_accounts.making import Workshop, resources_of
+from ropewalk.server.cloud_accounts.making import Workshop, load, resources_of
 from ropewalk.server.cloud_accounts.stored import credentials
 from ropewalk.server.db.models import Account, CloudAccount, Installation
 
@@ -80,7 +80,7 @@ class Backends:
         async with self._lock:
             made = self._made.get(row.id)
             if made is None or made.updated_at != row.updated_at:
-                fresh = _Made(self._make(self._blueprint(row, place)), row.updated_at)
+                fresh = _Made(await self._make(self._blueprint(row, place)), row.updated_at)
                 if made is not None:
                     self._retire(made.backend)
                 made = self._made[row.id] = fresh
@@ -89,20 +89,21 @@ class Backends:
     @asynccontextmanager
     async def tried(self, plan: Blueprint) -> AsyncIterator[Backend]:
         """Give a backend that is not kept: to try settings and credentials before they are stored."""
-        backend = self._make(plan)
+        backend = await self._make(plan)
         try:
             yield backend
         finally:
             if backend not in self._overrides.values():
                 await backend.close()
 
-    def _make(self, plan: Blueprint) -> Backend:
+    async def _make(self, plan: Blueprint) -> Backend:
         if plan.backend in self._overrides:
             return self._overrides[plan.backend]
         if plan.backend in self._factories:
             return self._factories[plan.backend](plan)
         if self._workshop is None:
             raise RuntimeError("bind() was not called")
+        await asyncio.to_thread(load, plan.backend)
         return self._workshop.make(plan)
 
     async def close(self) -> None:
