@@ -22,7 +22,7 @@ import psutil
 PROGRAM = str(Path(sys.executable).with_name("ropewalk"))
 PASSWORD = "benchmark-only-1"  # noqa: S105 - of a server that lives for a minute
 COMMAND = (PROGRAM, "server", "start")
-READY_SECONDS, WARM_SECONDS, END_SECONDS, REQUEST_SECONDS, GONE_SECONDS = 60.0, 30.0, 20.0, 30.0, 30.0
+READY_SECONDS, WARM_SECONDS, END_SECONDS, REQUEST_SECONDS, GONE_SECONDS = 60.0, 60.0, 20.0, 60.0, 30.0
 """Nothing here waits without an end: a benchmark that hangs tells nothing."""
 
 

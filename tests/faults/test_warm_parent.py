@@ -163,8 +163,78 @@ class TestForkedProgram:
         assert ended(run(warm, tmp_path, "raise SystemExit(3)")[0]) == 3
         assert ended(run(warm, tmp_path, "raise SystemExit(41)")[0]) == 41
 
+    def test_finds_done_what_every_node_would_do_first(self, warm: Spawner, tmp_path: Path) -> None:
+        code = (
+            "from tornado import netutil\nfrom distributed import versions\n"
+            "print(netutil._client_ssl_defaults.cache_info().currsize)\n"
+            "print(versions._version_cached.cache_info().currsize > 5)"
+        )
+        identity, out = run(warm, tmp_path, code)
+        assert ended(identity) == 0
+        assert out.read_text().split() == ["1", "True"]
+
+    def test_finds_its_standard_input(self, warm: Spawner, tmp_path: Path) -> None:
+        program, out = tmp_path / "program.py", tmp_path / "out"
+        program.write_text("import sys; print(sys.stdin.read())")
+        (tmp_path / "in").write_text("told")
+        with out.open("wb") as log, (tmp_path / "in").open("rb") as stdin:
+            identity = warm.spawn(Command(program, ["-"], base_environ(), tmp_path, log, (), stdin=stdin))
+        assert identity is not None
+        assert ended(identity) == 0
+        assert out.read_text() == "told\n"
+
+    def test_of_another_interpreter_is_not_forked(self, warm: Spawner, tmp_path: Path) -> None:
+        other = tmp_path / "python"
+        other.symlink_to(sys.executable)
+        program, out = tmp_path / "program.py", tmp_path / "out"
+        program.write_text("import signal; signal.pause()")
+        with out.open("wb") as log:
+            identity = warm.spawn(Command(program, [], base_environ(), tmp_path, log, (), interpreter=str(other)))
+        assert identity is not None
+        assert ppid(identity.pid) == os.getpid()
+        processes.kill([identity])
+        ended(identity)
+
 
 class TestParent:
+    async def test_that_imports_is_waited_for(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(parent, "PRELOAD", ("distributed", "numpy"))
+        monkeypatch.setattr(spawner, "IMPORT_PATIENCE", 60.0)
+        cold = Spawner()
+        backend = LocalBackend(tmp_path / "local", INSTALLATION, HostedSettings(), spawner=cold)
+        (result,) = await backend.launch(request("s"))
+        assert result.error is None
+        assert ppid(pid_of(backend, "s")) == parent_pid(cold)
+        await stop_everything(backend)
+        await backend.close()
+        cold.close()
+
+    async def test_that_imports_too_long_is_not_waited_for(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "slow_module.py").write_text("import signal; signal.pause()")
+        monkeypatch.setattr(parent, "PRELOAD", ("slow_module",))
+        monkeypatch.setattr(spawner, "IMPORT_PATIENCE", 0.1)
+        slow = Spawner(environ={**base_environ(), "PYTHONPATH": str(tmp_path)})
+        backend = LocalBackend(tmp_path / "local", INSTALLATION, HostedSettings(), spawner=slow)
+        (result,) = await backend.launch(request("s"))
+        assert result.error is None
+        assert ppid(pid_of(backend, "s")) == os.getpid()
+        await stop_everything(backend)
+        await backend.close()
+        slow.close()
+
+    async def test_is_there_soon_after_the_server_asked_for_a_check(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(parent, "PRELOAD", ())
+        cold = Spawner()
+        backend = LocalBackend(tmp_path / "local", INSTALLATION, HostedSettings(), spawner=cold)
+        await backend.check()
+        assert cold.wait_warm(60) is not None
+        await backend.close()
+        cold.close()
+
     def test_that_is_killed_is_replaced_and_its_nodes_go_on(self, warm: Spawner, tmp_path: Path) -> None:
         identity, _ = run(warm, tmp_path, "import signal; signal.pause()")
         first = parent_pid(warm)

@@ -124,9 +124,15 @@ def rehearse() -> None:
     dashboards, whose patterns are compiled. Together half of the processor time of a forked scheduler, and more than
     half of a worker's (docs/explanation/performance.md).
     """
-    for step in (_trust, _find_versions, _build_dashboards):
+    steps = {
+        "tornado.netutil": _trust,
+        "distributed.versions": _find_versions,
+        "distributed.dashboard.scheduler": _build_dashboards,
+    }
+    for module, step in steps.items():
         with contextlib.suppress(Exception):  # another version of a library: then forks do it themselves
-            step()
+            if module in sys.modules:
+                step()
 
 
 def _trust() -> None:
