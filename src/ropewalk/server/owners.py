@@ -24,10 +24,11 @@ def _process(pid: int) -> str | None:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
         namespace = Path("/proc/self/ns/pid").stat().st_ino
         # proc(5): field 22 is the start time in ticks since boot; the name in field 2 may hold spaces and brackets.
-        began = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
     except OSError:
         return None
-    return f"{boot}/{namespace}/{pid}/{began}"
+    # A container without an init may never take note of its dead.
+    return None if fields[0] in ("Z", "X") else f"{boot}/{namespace}/{pid}/{fields[19]}"
 
 
 def is_dead_neighbour(owner: str) -> bool:

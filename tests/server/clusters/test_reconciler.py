@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
+import psutil
 import pytest
 import structlog
 
@@ -25,7 +26,7 @@ from ropewalk.server.db.models import Cluster, Node
 from ropewalk.server.events import EventCode, record
 from ropewalk.server.owners import new_owner
 from tests.server.clusters.conftest import Fleet
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, wait_until
 
 
 async def test_a_cluster_becomes_ready_scales_and_stops(running: Fleet) -> None:
@@ -380,6 +381,24 @@ def _owner_that_died() -> str:
 async def test_the_lease_of_a_neighbour_that_died_is_free_at_once(fleet: Fleet) -> None:
     await fleet.create()
     await claim(fleet.context, await asyncio.to_thread(_owner_that_died))
+    await release_dead(fleet.context)
+    assert len(await claim(fleet.context, "s-next")) == 1
+
+
+@pytest.fixture
+def zombie() -> Iterator[str]:
+    """The name of a server that has died, and whose parent took no note of it."""
+    program = "from ropewalk.server import owners; print(owners.new_owner(), flush=True)"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        owner = process.stdout.readline().strip()
+        wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE)
+        yield owner
+
+
+async def test_a_neighbour_whose_death_nobody_took_note_of_is_dead(fleet: Fleet, zombie: str) -> None:
+    await fleet.create()
+    await claim(fleet.context, zombie)
     await release_dead(fleet.context)
     assert len(await claim(fleet.context, "s-next")) == 1
 
