@@ -38,15 +38,15 @@ class Installation:
         with monkeypatch.context() as patch:
             patch.setattr(processes, "PROGRAM", CRASHING)
             with server_process(self.data_dir, CRASH_AT=point) as server:
-                url = f"{wait_until(server.address)}/api/v1"
+                url = f"{wait_until(server.address, within=120)}/api/v1"
                 for method, path, body in requests:
                     # It may die before it answers, or before it is asked: who asks then asks the next one again.
                     with contextlib.suppress(httpx.TransportError):
-                        httpx.request(method, f"{url}/{path}", json=body, headers=self.headers, timeout=30)
-                assert server.process.wait(60) == -9, server.output
+                        httpx.request(method, f"{url}/{path}", json=body, headers=self.headers, timeout=60)
+                assert server.process.wait(120) == -9, server.output
 
     def ask(self, server: ServerProcess, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        answer = httpx.request(method, f"{server.url}/api/v1/{path}", json=body, headers=self.headers, timeout=30)
+        answer = httpx.request(method, f"{server.url}/api/v1/{path}", json=body, headers=self.headers, timeout=60)
         assert answer.is_success, answer.text
         return answer.json()
 
@@ -59,7 +59,7 @@ class Installation:
         return found
 
     def wait_for(
-        self, server: ServerProcess, state: str, workers: int | None = None, *, name: str = "c", within: float = 60
+        self, server: ServerProcess, state: str, workers: int | None = None, *, name: str = "c", within: float = 120
     ) -> dict[str, Any]:
         def there() -> dict[str, Any] | None:
             cluster = self.cluster(server, name)

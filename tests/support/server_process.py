@@ -52,7 +52,7 @@ class ServerProcess:
             return self.url if self.state["pid"] == self.process.pid else None
         return None
 
-    def wait_ready(self, within: float = 60) -> ServerProcess:
+    def wait_ready(self, within: float = 120) -> ServerProcess:
         """Wait until it answers; fail with its output if it ends."""
 
         def ready() -> bool:
@@ -90,7 +90,7 @@ def ropewalk(*arguments: str, stdin: str = "", **environment: str) -> subprocess
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
         env=os.environ | environment,
     )
