@@ -515,7 +515,7 @@ class MemoryBackend:
         stored = [resource.kind for resource in resources]
         for kind in [*stored, *(kind for kind in self.cloud.estate if kind not in stored)][::-1]:
             await self._step("teardown", kind, self._remove)
-            yield Resource(kind, f"memory-{kind}")
+            yield Resource(kind, f"memory-{kind}", gone=True)
 
     async def _step(self, method: str, kind: str, effect: Callable[[str], None]) -> None:
         """Take one step of prepare or teardown, with the fault that concerns it."""

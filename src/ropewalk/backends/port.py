@@ -298,7 +298,7 @@ class Backend(Protocol):
         ...
 
     def teardown(self, resources: Sequence[Resource]) -> AsyncIterator[Resource]:
-        """Remove what ``prepare`` made, yielding each resource that is gone."""
+        """Remove what ``prepare`` made, yielding each resource once it is gone, with ``gone`` true."""
         ...
 
     async def launch(self, request: LaunchRequest) -> Sequence[LaunchResult]:

@@ -275,4 +275,7 @@ def _report(report: CheckReport) -> None:
         [[item.name, item.status, " ".join(filter(None, (item.message, item.advice)))] for item in report.items],
         empty="Nothing was checked.",
     )
+    if report.policy is not None:
+        output.note("These rights are missing; add this policy to the key's user (or role):")
+        output.dump(report.policy)
     output.note(f"Checked {output.when(report.checked_at)}.")

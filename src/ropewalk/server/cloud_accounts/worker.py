@@ -86,7 +86,7 @@ class Worker:
 
     async def _keep(self, work: str, resource: Resource) -> None:
         """Store one step's outcome, before the next is taken."""
-        gone = work == "teardown" or resource.gone
+        gone = resource.gone
         async with fenced(self._context, self._lease) as (session, row):
             new = _store(row, resource, gone=gone)
             if new:

@@ -1,0 +1,143 @@
+"""A team's AWS account through a real server and the command line: from the key to an account as it was before."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from ropewalk.schemas.aws import AwsCredentials
+from tests.aws.building import inventory
+from tests.support.ministack import ACCOUNT, REGION, Double
+from tests.support.server_process import PROGRAM, ServerProcess, ropewalk, server_process
+from tests.support.waiting import wait_until
+
+PASSWORD = "correct-horse-9"
+
+
+@dataclass
+class Team:
+    """A server on the double, and somebody who uses the command line."""
+
+    double: Double
+    data_dir: Path
+    token: str = ""
+
+    def serve(self) -> ServerProcess:
+        return ServerProcess(self.data_dir, ROPEWALK_AWS_ENDPOINT_URL=self.double.endpoint)
+
+    def environ(self, server: ServerProcess) -> dict[str, str]:
+        return {"DASK_ROPEWALK__SERVER": server.url, "DASK_ROPEWALK__TOKEN": self.token}
+
+    def run(self, server: ServerProcess, *arguments: str, stdin: str = "", status: int = 0) -> str:
+        done = ropewalk("cloud-account", *arguments, stdin=stdin, **self.environ(server))
+        assert done.returncode == status, f"{arguments}: {done.stdout}{done.stderr}\n{server.output}"
+        return done.stdout + done.stderr
+
+    def show(self, server: ServerProcess) -> dict[str, Any]:
+        answer = httpx.get(
+            f"{server.url}/api/v1/accounts/ada/cloud-account", headers={"Authorization": f"Bearer {self.token}"}
+        )
+        shown: dict[str, Any] = answer.json()
+        return shown
+
+    def set(self, server: ServerProcess, key: AwsCredentials, status: int = 0) -> str:
+        secret = key.secret_access_key.get_secret_value()
+        arguments = ("set", "aws", "--access-key-id", key.access_key_id, "--secret-stdin", "--region", REGION)
+        return self.run(server, *arguments, stdin=f"{secret}\n", status=status)
+
+
+@pytest.fixture
+def team(aws: Double, tmp_path: Path) -> Team:
+    made = Team(aws, tmp_path / "data")
+    with server_process(made.data_dir) as server:
+        server.wait_ready()
+        setup = ("server", "setup", "--data-dir", str(made.data_dir), "--username", "ada", "--password-stdin")
+        done = ropewalk(*setup, stdin=PASSWORD)
+        assert done.returncode == 0, done.stderr
+        login = {"username": "ada", "password": PASSWORD, "token_name": "t"}
+        made.token = httpx.post(f"{server.url}/api/v1/login", json=login).json()["token"]
+        server.stop()
+    return made
+
+
+@pytest.fixture
+def server(team: Team) -> Iterator[ServerProcess]:
+    running = team.serve()
+    try:
+        yield running.wait_ready()
+    finally:
+        running.stop(signal.SIGKILL)
+
+
+def test_from_a_key_to_a_prepared_account_and_back(team: Team, server: ServerProcess) -> None:
+    before = inventory(team.double)
+    key = team.double.make_user()
+    said = team.set(server, key)
+    assert ACCOUNT in said
+    assert key.secret_access_key.get_secret_value() not in said
+    assert "Two public subnets" in team.run(server, "prepare", status=2), "without consent nothing is made"
+    said = team.run(server, "prepare", "--yes")
+    assert "cloud_account.resource_made" in said
+    assert "cloud_account.ready" in said
+    shown = team.show(server)
+    assert (shown["state"], shown["identity"]["owner"]) == ("ready", ACCOUNT)
+    kinds = {resource["kind"] for resource in shown["resources"]}
+    assert {"vpc", "subnet", "ecs_cluster", "execution_role", "task_role", "repository", "log_group"} <= kinds
+    assert "still holds" in team.run(server, "forget", "--yes", status=5)
+    said = team.run(server, "teardown", "--yes")
+    assert "cloud_account.removed" in said
+    assert team.show(server)["resources"] == []
+    assert inventory(team.double) == before
+    team.run(server, "forget", "--yes")
+    assert team.show(server)["kind"] == "hosted"
+    assert key.secret_access_key.get_secret_value() not in server.output
+
+
+def test_a_key_that_aws_does_not_know_is_refused_and_not_stored(team: Team, server: ServerProcess) -> None:
+    key = team.double.make_user()
+    unknown = key.model_copy(update={"access_key_id": "AKIA0000000000000000"})
+    said = team.set(server, unknown, status=2)
+    assert "AWS does not know this access key" in said
+    assert team.show(server)["kind"] == "hosted"
+
+
+def test_a_server_that_is_killed_while_it_prepares_ends_with_one_complete_set(team: Team) -> None:
+    key = team.double.make_user()
+    first = team.serve().wait_ready()
+    team.set(first, key)
+    # Whoever follows the events goes on over the restart.
+    command = [*PROGRAM, "cloud-account", "prepare", "--yes", "--no-wait"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | team.environ(first), timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    wait_until(lambda: len(team.show(first)["resources"]) >= 2, within=60)
+    first.stop(signal.SIGKILL)
+    second = team.serve()
+    try:
+        second.wait_ready()
+        wait_until(lambda: team.show(second)["state"] == "ready", within=120, every=0.2)
+        shown = team.show(second)
+        kinds = [resource["kind"] for resource in shown["resources"]]
+        for kind in ("vpc", "internet_gateway", "ecs_cluster", "execution_role", "task_role", "security_group"):
+            assert kinds.count(kind) == 1, f"{kind}: {kinds}"
+        assert len(team.double.client("ec2").describe_vpcs(Filters=[_ours(shown["id"])])["Vpcs"]) == 1
+        listed = json.loads(team.run(second, "show", "--json"))
+        assert listed["last_event"] > 0
+        team.run(second, "teardown", "--yes")
+        assert team.double.client("ec2").describe_vpcs(Filters=[_ours(shown["id"])])["Vpcs"] == []
+    finally:
+        second.stop(signal.SIGKILL)
+
+
+def _ours(cloud_account: str) -> dict[str, Any]:
+    return {"Name": "tag:ropewalk:cloud-account", "Values": [cloud_account]}
