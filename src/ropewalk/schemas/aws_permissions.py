@@ -337,7 +337,13 @@ _ECR = (
         "images are pushed again although they are there",
         REPOSITORIES,
     ),
-    _remove("ecr:BatchDeleteImage", "images in its repository", REPOSITORIES),
+    _may(
+        "ecr:BatchDeleteImage",
+        (IMAGES, TEARDOWN),
+        "remove images",
+        "images stay in its repository, and teardown leaves them behind, to be removed by hand",
+        REPOSITORIES,
+    ),
     _remove("ecr:DeleteRepository", "its image repository", REPOSITORIES),
 )
 
