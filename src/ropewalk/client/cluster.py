@@ -24,6 +24,7 @@ from ropewalk.client import calls, config, options, progress
 from ropewalk.client import versions as version_check
 from ropewalk.client.adaptive import RemoteAdaptive, adaptive_range
 from ropewalk.client.connect import open_cluster, security_of
+from ropewalk.client.credentials import Forwarder, check_choice, send
 from ropewalk.client.failure import read_log, start_error
 from ropewalk.client.http import AsyncApi
 from ropewalk.client.options import UNSET, Unset, WaitFor
@@ -99,6 +100,9 @@ class Cluster(DaskCluster):
         cluster_timeout: Stop at this age; None: never (the default).
         tags: Tags of what is made in the cloud.
         backend_options: Options of the cloud account's backend.
+        credentials: For data in AWS: ``"account"`` (the default), what the cloud account gives to nodes, in AWS its
+            task role; ``"local"``, tokens of this program's own AWS credentials too, which expire within the hour and
+            are renewed for as long as it runs; None: nothing is lent.
         wait_for_workers: What to wait for at the start: True for all workers, False for none, a number of them, or a
             fraction (0.3 by default).
         timeout: How long the start may take (``"5 minutes"``); then it fails and the cluster is stopped.
@@ -118,6 +122,9 @@ class Cluster(DaskCluster):
         VersionMismatchError: packages differ, and ``versions="error"``.
         RopewalkError: the server said no, or is not there.
     """
+
+    _lend: str | None = None
+    """Whose AWS credentials go to the workers; a cluster that was only re-attached has what it was given."""
 
     def __init__(
         self,
@@ -143,6 +150,7 @@ class Cluster(DaskCluster):
         cluster_timeout: float | str | Unset | None = UNSET,
         tags: Mapping[str, str] | None = None,
         backend_options: Mapping[str, Any] | None = None,
+        credentials: str | Unset | None = UNSET,
         wait_for_workers: WaitFor | None = None,
         timeout: float | str | None = None,
         shutdown_on_close: bool | None = None,
@@ -177,6 +185,7 @@ class Cluster(DaskCluster):
             "tags": tags,
             "backend_options": backend_options,
         }
+        self._lend = check_choice(config.get("cluster.credentials") if credentials is UNSET else credentials)
         self._prepare(
             options.build_request(sizes),
             account=account,
@@ -281,6 +290,7 @@ class Cluster(DaskCluster):
         self._background: set[asyncio.Task[Any]] = set()
         self.security: Security | None = None
         self._ticketed: tuple[float, str] | None = None
+        self._forwarder: Forwarder | None = None
         super().__init__(asynchronous=asynchronous, loop=loop, quiet=quiet, name=request.name or "")
         if not asynchronous:
             self._start_and_wait()
@@ -345,6 +355,10 @@ class Cluster(DaskCluster):
         checkpoint()
         await super()._start()
         checkpoint()
+        if self._lend == "local":
+            self._forwarder = Forwarder(lambda token: send(self.scheduler_comm, token))
+            await self._forwarder.start()
+            checkpoint()
         self.name = self.detail.name  # the scheduler's copy may be an older program's
         await self._starter.workers(self._wait, lambda: len(self.scheduler_info["workers"]))
         if self._shutdown_on_close is None:
@@ -366,6 +380,8 @@ class Cluster(DaskCluster):
             )
             error.add_note(note)
             logger.warning(note)
+        if self._forwarder is not None:
+            await self._forwarder.stop()
         await super()._close()
         await self._api.aclose()
         shown = error.message.splitlines()[0] if isinstance(error, RopewalkError) else "Interrupted."
@@ -516,6 +532,8 @@ class Cluster(DaskCluster):
 
     async def _disconnect(self) -> None:
         self._over.set()
+        if self._forwarder is not None:
+            await self._forwarder.stop()
         if self._starter.watch is not None:
             await self._starter.watch.stop()
         await super()._close()
