@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import contextlib
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,13 +83,15 @@ class Builder:
     def notes(self) -> list[str]:
         return [str(resource.details["note"]) for resource in self.resources if resource.details.get("note")]
 
-    def prepare(self, **facts: Any) -> AsyncIterator[Resource]:
+    def prepare(self) -> AsyncIterator[Resource]:
         return prepare(
             self.aws(),
             self.place,
             self.settings,
             self.resources,
-            **({"caller_address": CALLER, "elsewhere": self.aws, "patience": self.patience} | facts),
+            caller_address=CALLER,
+            elsewhere=self.aws,
+            patience=self.patience,
         )
 
     def teardown(self) -> AsyncIterator[Resource]:
@@ -95,14 +100,19 @@ class Builder:
         )
 
     async def run(
-        self, stream: AsyncIterator[Resource], *, kill_before: int | None = None, kill_after: int | None = None
+        self,
+        stream: AsyncIterator[Resource],
+        *,
+        kill_before: int | None = None,
+        kill_after: int | None = None,
+        kill_at: str = "",
     ) -> list[Resource]:
-        """Store what the stream yields; be killed before or after the *n*-th was stored."""
+        """Store what the stream yields; be killed before or after the *n*-th was stored, or before one of a kind."""
         seen: list[Resource] = []
         try:
             async for resource in stream:
                 seen.append(resource)
-                if len(seen) - 1 == kill_before:
+                if len(seen) - 1 == kill_before or resource.kind == kill_at:
                     raise KilledError
                 self._store(resource)
                 if len(seen) - 1 == kill_after:
@@ -140,12 +150,22 @@ class Builder:
         found = await inspect(self.aws(), self.place, self.settings, self.resources)
         return [item for item in found if item.status in {CheckStatus.FAILED, CheckStatus.WARNING}]
 
+    def change(self, **settings: Any) -> None:
+        """Change settings, as the team would."""
+        self.settings = self.settings.model_copy(update=settings)
 
-async def builders(double: Double) -> AsyncIterator[Builder]:
-    """Yield a builder whose key has all rights."""
-    builder = Builder(double, double.make_user())
-    yield builder
-    await builder.close()
+
+@contextlib.asynccontextmanager
+async def building(
+    double: Double, policy: Mapping[str, Any] | Sequence[str] | None = None, **facts: Any
+) -> AsyncIterator[Builder]:
+    """Yield a builder whose key has all rights, or just those of *policy*."""
+    double.set(throttle=False)  # the test's own looks would be throttled, too
+    builder = Builder(double, facts.pop("credentials", None) or double.make_user(policy), **facts)
+    try:
+        yield builder
+    finally:
+        await builder.close()
 
 
 def inventory(double: Double, region: str = REGION, account: str = ACCOUNT) -> set[str]:
@@ -188,5 +208,17 @@ def _named(double: Double, region: str, account: str) -> list[str]:
     return names
 
 
-def of_kind(resources: Sequence[Resource], kind: str) -> list[Resource]:
-    return [resource for resource in resources if resource.kind == kind]
+def shape(names: Iterable[str]) -> Counter[str]:
+    """Count what is in an inventory by kind, whatever it is called."""
+    return Counter(re.sub(r"^(arn:[^:]*:[^:]*|[a-z]+(?=-)|/).*", r"\1", name) for name in names)
+
+
+def contents(double: Double, vpc_id: str) -> dict[str, Any]:
+    """Describe a VPC as its owner sees it: with what is in it."""
+    ec2 = double.client("ec2")
+    inside: dict[str, Any] = {"Filters": [{"Name": "vpc-id", "Values": [vpc_id]}]}
+    return {
+        "subnets": ec2.describe_subnets(**inside)["Subnets"],
+        "tables": ec2.describe_route_tables(**inside)["RouteTables"],
+        "groups": ec2.describe_security_groups(**inside)["SecurityGroups"],
+    }

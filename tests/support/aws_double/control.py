@@ -84,6 +84,8 @@ class Control:
     log: list[tuple[float, str, str, str]] = field(default_factory=list)
     born: dict[str, float] = field(default_factory=dict)
     """When what is not visible at once was made: id or ARN to monotonic seconds."""
+    answered: dict[tuple[str, str], Any] = field(default_factory=dict)
+    """Answers of EC2 by action and client token: asked again with the same token, it repeats its answer."""
 
     def reset(self) -> None:
         """As at the start."""
@@ -92,6 +94,7 @@ class Control:
         self.count = Counter()
         self.log = []
         self.born = {}
+        self.answered = {}
 
     def change(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Change settings; unknown ones are a mistake of the test."""

@@ -56,6 +56,10 @@ def _checked(handler: Callable[..., Awaitable[Answer]]) -> Callable[..., Awaitab
     async def checked(method: str, path: str, headers: Any, body: bytes, query: Any) -> Answer:
         ec2._ensure_defaults_initialized()
         action, params = request_action.get(), request_params.get()
+        asked = (action, str(params.get("ClientToken", "")))
+        if asked in control.answered:  # "Ensuring idempotency in Amazon EC2 API requests"
+            answered: Answer = control.answered[asked]
+            return answered
         refusal = _missing(action, params)
         if refusal is None and str(params.get("DryRun", "")).lower() == "true":
             refusal = refuse("DryRunOperation", "Request would have succeeded, but DryRun flag is set.", 412)
@@ -69,6 +73,8 @@ def _checked(handler: Callable[..., Awaitable[Answer]]) -> Callable[..., Awaitab
         for store, before in known.items():
             for new in set(getattr(ec2, store)) - before:
                 control.born[new] = control.now()
+        if asked[1] and answer[0] == 200:
+            control.answered[asked] = answer
         return answer
 
     return checked

@@ -30,7 +30,9 @@ async def interfaces(work: Work, filter_: str, ids: Sequence[str]) -> list[dict[
 
 
 def _of_gateway(item: dict[str, Any]) -> bool:
-    return item.get("InterfaceType") == "nat_gateway"
+    return item.get("InterfaceType") == "nat_gateway" or str(item.get("Description")).startswith(
+        "Interface for NAT Gateway"
+    )
 
 
 async def clear(work: Work, vpc_ids: Sequence[str]) -> None:

@@ -40,7 +40,7 @@ async def ensure_linked_role(aws: Aws) -> bool:
     try:
         await aws.call("iam", "CreateServiceLinkedRole", AWSServiceName=SERVICE)
     except FixItError as error:
-        if aws_code(error) == "InvalidInput":  # it "has been taken": somebody was faster
+        if aws_code(error) in {"InvalidInput", "EntityAlreadyExists"}:  # it "has been taken": somebody was faster
             return False
         if not error.details.get("action"):
             raise

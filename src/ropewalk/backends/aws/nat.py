@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-from uuid import uuid4
 
 from ropewalk.backends.aws.api import aws_code
 from ropewalk.backends.aws.costs import address_monthly_cost, gateway_monthly_cost
@@ -89,7 +88,7 @@ async def _make(work: Work, subnet_id: str) -> str:
     for _ in range(2):  # the address that is stored may have been released by hand
         address = await _address(work)
         try:
-            made = await work.make("nat_gateway", SubnetId=subnet_id, AllocationId=address, ClientToken=str(uuid4()))
+            made = await work.make("nat_gateway", SubnetId=subnet_id, AllocationId=address)
         except FixItError as error:
             if aws_code(error) != "InvalidAllocationID.NotFound":
                 raise

@@ -31,7 +31,9 @@ async def remove_linked_role(work: Work) -> None:
     if not work.known("service_linked_role"):
         return
     note = None
-    if [arn async for arn in work.aws.pages("ecs", "ListClusters", "clusterArns")]:
+    own = cluster_name(work.place)  # AWS may list it for a while
+    arns = [str(arn) async for arn in work.aws.pages("ecs", "ListClusters", "clusterArns")]
+    if any(arn.rpartition("/")[2] != own for arn in arns):
         note = f"{ROLE} stays, since others use ECS in this AWS account."
     else:
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-from uuid import uuid4
 
 from ropewalk.backends.aws.api import aws_code
 from ropewalk.backends.aws.ec2 import described, part_of
@@ -20,7 +19,7 @@ async def table(work: Work, vpc_id: str, part: str) -> str:
     """Return the id of our route table for *part* of the VPC, made unless it exists."""
     found = [item for item in await work.ours("route_table") if item["VpcId"] == vpc_id and part_of(item) == part]
     found = work.stored_first("route_table", found)
-    item = found[0] if found else await work.make("route_table", part, VpcId=vpc_id, ClientToken=str(uuid4()))
+    item = found[0] if found else await work.make("route_table", part, VpcId=vpc_id)
     await work.has("route_table", item["RouteTableId"], part=part)
     await remove_extra(work, "route_table", found[1:])
     return str(item["RouteTableId"])
@@ -78,6 +77,14 @@ async def associate(work: Work, table_id: str, subnet_ids: Sequence[str]) -> Non
     }
     for subnet_id in subnet_ids:
         if subnet_id not in used:
-            await work.settled("AssociateRouteTable", RouteTableId=table_id, SubnetId=subnet_id)
+            await _associate(work, table_id, subnet_id)
         elif used[subnet_id][0] != table_id:
             await work.ec2("ReplaceRouteTableAssociation", RouteTableId=table_id, AssociationId=used[subnet_id][1])
+
+
+async def _associate(work: Work, table_id: str, subnet_id: str) -> None:
+    try:
+        await work.settled("AssociateRouteTable", RouteTableId=table_id, SubnetId=subnet_id)
+    except FixItError as error:
+        if aws_code(error) != "Resource.AlreadyAssociated":  # by the call itself, if its answer was lost
+            raise
