@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.measure import LEAST_RUNS, surroundings, table
 from benchmarks.program import bounded
 
-NAMES = ("imports", "server", "startup", "work")
+NAMES = ("aws", "imports", "kubernetes", "reach", "server", "startup", "work")
 
 
 LIMIT_SECONDS = 350.0

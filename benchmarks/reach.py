@@ -1,0 +1,68 @@
+"""A cluster reached through the gateway against the same cluster reached directly: bytes per second, and round trips."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from distributed import Client
+
+from benchmarks.measure import Result, alternate
+from benchmarks.program import server, wait_warm
+from ropewalk import Cluster
+from ropewalk.client import calls
+from ropewalk.client.connect import security_of
+from ropewalk.client.http import Api
+
+BLOB = bytes(bytearray(range(256))) * 2**18
+"""64 MiB, there and back."""
+ROUND_TRIPS = 200
+
+
+def run(runs: int) -> list[Result]:
+    """Measure both ways into one cluster."""
+    with server() as here, ExitStack() as stack:
+        wait_warm(here)
+        cluster = stack.enter_context(
+            Cluster(1, server=here.url, token=here.token, quiet=True, wait_for_workers=True, worker_memory="2 GiB")
+        )
+        with Api(here.url, here.token) as api:
+            connection = api(calls.get_connection("bench", cluster.name))
+        security = security_of(connection)
+        assert connection.gateway_address is not None  # noqa: S101 - the server was started with one
+        direct = stack.enter_context(_client(connection.scheduler_address, security))
+        through = stack.enter_context(_client(connection.gateway_address, security))
+        for client in (direct, through):
+            once(client)
+        bulk, trip = alternate(lambda: once(through), lambda: once(direct), runs)
+    rate = 2 * len(BLOB) / 2**20 / statistics.median(bulk.ours)
+    return [
+        bulk.ratio("gateway_bulk_vs_direct", None),
+        trip.ratio("gateway_round_trip_vs_direct", None),
+        Result("gateway_throughput", "MiB/s", None, bulk.ours, value=rate),
+        Result("gateway_round_trip", "ms", None, trip.ours, value=1000 * statistics.median(trip.ours)),
+    ]
+
+
+def once(client: Client) -> Sequence[float]:
+    """Return the seconds of sending and fetching the blob, and of one round trip."""
+    began = time.perf_counter()
+    (future,) = client.scatter([BLOB], hash=False)
+    assert len(client.gather(future)) == len(BLOB)  # noqa: S101 - a benchmark of nothing would be fast
+    bulk = time.perf_counter() - began
+    del future
+    began = time.perf_counter()
+    for _ in range(ROUND_TRIPS):
+        client.ncores()
+    return bulk, (time.perf_counter() - began) / ROUND_TRIPS
+
+
+@contextmanager
+def _client(address: str, security: object) -> Iterator[Client]:
+    client = Client(address, security=security, set_as_default=False)
+    try:
+        yield client
+    finally:
+        client.close()
