@@ -1,4 +1,4 @@
-"""Our side of the benchmark of AWS: prepare an empty AWS account and launch a cluster in it, through the AWS backend."""
+"""Our side of the benchmark of AWS: prepare an empty AWS account and launch a cluster in it, by the AWS backend."""
 
 from __future__ import annotations
 

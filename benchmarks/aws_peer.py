@@ -1,7 +1,7 @@
 """The other side of the benchmark of AWS: ``dask_cloudprovider.aws.FargateCluster``, in its own virtual environment.
 
-``python aws_peer.py WORKERS ADDRESS``; endpoint, region and key by AWS's environment variables. *ADDRESS* is that of the
-one public address which the scheduler's task will get; a real scheduler listens there. Prints seconds as JSON.
+``python aws_peer.py WORKERS ADDRESS``; endpoint, region and key by AWS's environment variables. *ADDRESS* is the public
+address that the scheduler's task will get; a real scheduler listens there. Prints seconds as JSON.
 """
 
 from __future__ import annotations

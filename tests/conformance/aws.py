@@ -21,10 +21,10 @@ PLACE = Place(INSTALLATION, "ca1", "team")
 class AwsHarness:
     """Tasks that only have states."""
 
-    def __init__(self, aws: Double) -> None:
+    def __init__(self, aws: Double, *, prepared: bool = True) -> None:
         self.aws = aws
         self._key = aws.make_user()
-        self._resources = aws_world.furnish(aws, PLACE)
+        self._resources = aws_world.furnish(aws, PLACE) if prepared else ()
         self._backends = [self._make()]
 
     def _make(self) -> AwsBackend:

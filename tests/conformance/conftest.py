@@ -17,7 +17,8 @@ def _make(kind: str, root: Path, request: pytest.FixtureRequest) -> Harness:
     if kind == "aws" and request.node.get_closest_marker("real_nodes"):
         return ContainerHarness(request.getfixturevalue("aws_tasks"), request.getfixturevalue("container_engine"))
     if kind == "aws":
-        return AwsHarness(request.getfixturevalue("aws"))
+        unprepared = request.node.get_closest_marker("unprepared")
+        return AwsHarness(request.getfixturevalue("aws"), prepared=unprepared is None)
     if kind == "kubernetes":
         return KubernetesHarness(request.getfixturevalue("plane"), root)
     if kind == "local-isolated":

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ropewalk.backends import wire
-from ropewalk.backends.port import Answer, Backend, LogChunk, NodeHandle, NodeShape
+from ropewalk.backends.port import Answer, Backend, LogChunk, NodeHandle, NodeShape, Resource
 from ropewalk.errors import BackendError, FixItError, TryAgainError
 from ropewalk.schemas.clusters import NodeRole
 from tests.conformance.harness import (
@@ -405,6 +405,7 @@ class TestValidation:
         assert len(currency) == 3
 
 
+@pytest.mark.unprepared
 class TestPreparation:
     async def test_check_reports_and_changes_nothing(self, harness: Harness) -> None:
         report = await harness.backend.check()
@@ -413,6 +414,8 @@ class TestPreparation:
         assert await harness.backend.inventory() == []
 
     async def test_prepare_can_be_asked_twice_and_teardown_removes_it(self, harness: Harness) -> None:
-        first = [resource async for resource in harness.backend.prepare()]
-        assert [resource async for resource in harness.backend.prepare()] == first
-        assert [resource async for resource in harness.backend.teardown(first)] == first
+        first = {(made.kind, made.id) async for made in harness.backend.prepare()}
+        # What is there already is not made again; and it need not be told again.
+        assert {(made.kind, made.id) async for made in harness.backend.prepare()} <= first
+        resources = [Resource(kind, id_) for kind, id_ in sorted(first)]
+        assert {(gone.kind, gone.id) async for gone in harness.backend.teardown(resources)} == first

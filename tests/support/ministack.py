@@ -6,14 +6,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
 import json
 import os
-import shutil
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -23,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.schemas.aws import AwsCredentials
+from tests.support import venvs
 from tests.support.engine import NETWORK, Engine
 
-ROOT = Path(__file__).resolve().parents[2]
-CACHE = ROOT / ".cache"
 REQUIREMENTS = Path(__file__).parent / "aws_double" / "requirements.txt"
 
 ACCOUNT = "111122223333"
@@ -166,41 +161,12 @@ class Double:
             self.process.wait()
 
 
-def find_uv() -> str:
-    """Return uv: of the caller, of ``PATH``, or the one that ``scripts/lib.sh`` fetched."""
-    found = [os.environ.get("UV"), shutil.which("uv"), *sorted(map(str, CACHE.glob("uv-*/bin/uv")))]
-    for uv in found:
-        if uv and Path(uv).exists():
-            return uv
-    raise NoDoubleError("uv is needed to install ministack, and was not found; run scripts/test once")
-
-
 def python() -> Path:
-    """Return the Python of the double, making its virtual environment if there is none for these requirements."""
-    digest = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]
-    home = CACHE / f"aws-double-{digest}"
-    if (home / "ready").exists():
-        return home / "bin" / "python"
-    CACHE.mkdir(exist_ok=True)
-    with (CACHE / "aws-double.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (home / "ready").exists():
-            _install(home)
-    return home / "bin" / "python"
-
-
-def _install(home: Path) -> None:
-    uv = find_uv()
-    shutil.rmtree(home, ignore_errors=True)
-    interpreter = str(home / "bin" / "python")
-    for command in (
-        [uv, "venv", "--quiet", "--python", sys.executable, str(home)],
-        [uv, "pip", "install", "--quiet", "--python", interpreter, "--require-hashes", "-r", str(REQUIREMENTS)],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise NoDoubleError(f"ministack could not be installed: {done.stderr.strip()[-500:]}")
-    (home / "ready").touch()
+    """Return the Python of the double."""
+    try:
+        return venvs.python("aws-double", REQUIREMENTS)
+    except venvs.NoEnvironmentError as exc:
+        raise NoDoubleError(str(exc)) from exc
 
 
 def free_port() -> int:
@@ -218,7 +184,7 @@ def start(folder: Path, engine: Engine | None = None) -> Double:
     with log.open("wb") as output:
         process = subprocess.Popen(
             [str(python()), "-m", "tests.support.aws_double", *binds],
-            cwd=ROOT,
+            cwd=venvs.ROOT,
             env=_environ(folder, port, engine),
             stdin=subprocess.PIPE,
             stdout=output,
@@ -236,7 +202,7 @@ def _environ(folder: Path, port: int, engine: Engine | None) -> dict[str, str]:
         "TMPDIR": str(folder),
         "HOME": str(folder),
         "S3_DATA_DIR": str(folder / "s3"),
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": str(venvs.ROOT),
         "AUTH": "true",
         "GATEWAY_PORT": str(port),
         "MINISTACK_HOST": "127.0.0.1",
