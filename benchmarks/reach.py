@@ -1,4 +1,4 @@
-"""A cluster reached through the gateway against the same cluster reached directly: bytes per second, and round trips."""
+"""A cluster reached through the gateway against the same one reached directly: bytes per second, and round trips."""
 
 from __future__ import annotations
 
