@@ -35,6 +35,8 @@ NEW_PASSWORD = "canary-new-password-chirp"
 WRONG_PASSWORD = "canary-wrong-password-peep"
 ENVIRON = "canary-environ-trill"
 CREDENTIAL = "canary-credential-warble"
+AWS_SECRET = "canary/aws/secret/of/a/team".ljust(40, "x")
+KUBE_TOKEN = "canary-kubernetes-token-hoot"
 
 
 @pytest.fixture
@@ -67,7 +69,9 @@ class Recorder:
 
 @pytest.fixture
 async def app(settings: Settings, clock: FakeClock, logs: io.StringIO) -> AsyncIterator[FastAPI]:
-    made = create_app(settings, clock=clock, backends=Backends({"local": MemoryBackend()}))
+    elsewhere = MemoryBackend()
+    factories = dict.fromkeys(("aws", "kubernetes"), lambda _plan: elsewhere)
+    made = create_app(settings, clock=clock, backends=Backends({"local": MemoryBackend()}, factories))
     async with made.router.lifespan_context(made):
         yield made
 
@@ -107,7 +111,8 @@ class Story:
         self.api = api
         self.recorder = Recorder()
         self.secrets: dict[str, set[str]] = {
-            secret: set() for secret in (PASSWORD, NEW_PASSWORD, WRONG_PASSWORD, ENVIRON, CREDENTIAL)
+            secret: set()
+            for secret in (PASSWORD, NEW_PASSWORD, WRONG_PASSWORD, ENVIRON, CREDENTIAL, AWS_SECRET, KUBE_TOKEN)
         }
 
     async def client(self, token: str | None = None) -> httpx.AsyncClient:
@@ -191,6 +196,38 @@ class Story:
         key = (await eventually(connection))["key"].splitlines()[1]
         self.secrets[key] = {f"GET /api/v1{path}/etl/connection"}
 
+    async def cloud_accounts(self, ada: httpx.AsyncClient) -> None:
+        """Give credentials that are right, wrong, misplaced and malformed; prepare, and look at everything."""
+        path = "/api/v1/accounts/ada/cloud-account"
+        key = {"access_key_id": "AKIA0000000000000000", "secret_access_key": AWS_SECRET}
+        kubeconfig = (
+            "{current-context: a, contexts: [{name: a, context: {cluster: c, user: u, namespace: n}}], clusters: "
+            f"[{{name: c, cluster: {{server: 'https://k'}}}}], users: [{{name: u, user: {{token: {KUBE_TOKEN}}}}}]}}"
+        )
+        wishes: list[tuple[int, dict[str, Any]]] = [
+            (422, {"kind": "aws", "credentials": key | {"access_key_id": AWS_SECRET}}),
+            (422, {"kind": "aws", "credentials": key, "session_token": AWS_SECRET}),
+            (422, {"kind": "aws", "credentials": [AWS_SECRET]}),
+            (422, {"kind": "kubernetes", "kubeconfig": kubeconfig.replace("{token:", "{exec:")}),
+            (422, {"kind": "kubernetes", "kubeconfig": {"token": KUBE_TOKEN}}),
+            (422, {"kind": "kubernetes", "kubeconfig": f"{KUBE_TOKEN}: ["}),
+            (200, {"kind": "kubernetes", "kubeconfig": kubeconfig}),
+            (200, {"kind": "aws", "credentials": key}),
+        ]
+        for status, wish in wishes:
+            answer = await ada.put(path, json=wish)
+            assert answer.status_code == status, answer.text
+        assert (await ada.post(f"{path}/prepare", json={})).status_code == 200
+
+        async def prepared() -> bool:
+            return bool((await ada.get(path)).json()["state"] == "ready")
+
+        await eventually(prepared)
+        assert (await ada.post(f"{path}/check")).status_code == 200
+        assert (await ada.get(f"{path}/prepare")).status_code == 200
+        assert (await ada.get(f"{path}/events")).status_code == 200
+        assert (await ada.delete(f"{path}?force=true")).status_code == 200
+
     async def read_everything(self, root: httpx.AsyncClient, ada: httpx.AsyncClient) -> None:
         anyone = await self.client()
         for path in ("me", "tokens", "accounts", "clusters?state=all", "accounts/ada/cloud-account"):
@@ -209,6 +246,7 @@ async def test_secrets_are_nowhere_but_in_the_one_answer_that_gives_them(api: Ap
     await story.tokens(ada)
     await story.device()
     await story.clusters(ada)
+    await story.cloud_accounts(ada)
     await story.read_everything(root, ada)
     await ada.delete("/api/v1/accounts/ada/clusters/etl")
     stored, logged = await dump(api.context), logs.getvalue()
