@@ -12,10 +12,11 @@ from ropewalk.backends.aws.api import Aws
 from ropewalk.backends.aws.check import check_account
 from ropewalk.backends.aws.linked_role import COMMAND, ensure_linked_role, linked_role_exists
 from ropewalk.backends.aws.probes import PROBES
+from ropewalk.backends.aws.tags import INSTALLATION
 from ropewalk.errors import FixItError
 from ropewalk.schemas.aws import AwsCredentials, AwsSettings
-from ropewalk.schemas.aws_permissions import BY_ACTION
-from ropewalk.schemas.aws_policy import policy
+from ropewalk.schemas.aws_permissions import BY_ACTION, PERMISSIONS
+from ropewalk.schemas.aws_policy import policy, policy_of
 from ropewalk.schemas.cloud_accounts import CheckItem, CheckReport, CheckStatus
 from tests.support.ministack import ACCOUNT, REGION, Double
 
@@ -177,6 +178,59 @@ async def test_rights_of_a_feature_fail_the_check_only_if_the_settings_ask_for_i
     api = connect(aws.make_user([action for action in EVERYTHING if action != "ec2:CreateNatGateway"]))
     assert (await checked(api)).ok
     assert not (await checked(api, private_subnets=True)).ok
+
+
+class TestScoped:
+    """A key whose rights are limited to Ropewalk's names and tags."""
+
+    async def test_it_has_all_rights_as_far_as_iam_can_tell(self, aws: Double, connect: Connect) -> None:
+        report = await checked(connect(aws.make_user(policy(scoped=True, region=REGION, account=ACCOUNT))))
+        assert report.ok
+        assert denied(report) == set()
+        assert unknown(report) <= {NOT_IN_THE_DOUBLE}
+
+    @pytest.mark.parametrize("action", ["ec2:DeleteVpc", "ec2:CreateSubnet", "ecs:RunTask", "iam:PassRole"])
+    async def test_what_is_missing_is_named(self, aws: Double, connect: Connect, action: str) -> None:
+        document = policy(scoped=True)
+        for statement in document["Statement"]:
+            statement["Action"] = [other for other in statement["Action"] if other != action] or ["s3:ListBucket"]
+        report = await checked(connect(aws.make_user(document)))
+        assert denied(report) == {action}
+
+    async def test_without_simulation_what_depends_on_tags_is_unknown(self, aws: Double, connect: Connect) -> None:
+        document = policy_of([item for item in PERMISSIONS if item.action != SIMULATE], scoped=True)
+        report = await checked(connect(aws.make_user(document)))
+        assert denied(report) == {SIMULATE}
+        assert {"ec2:DeleteVpc", "ec2:CreateSubnet"} <= unknown(report)
+        assert verdicts(report)["ec2:CreateVpc"] == "allowed"
+        assert verdicts(report)["ecs:RunTask"] == "allowed"
+
+    @pytest.mark.parametrize(
+        ("service", "operation", "parameters"),
+        [
+            ("ec2", "CreateVpc", {"CidrBlock": "10.9.0.0/16"}),
+            ("ecs", "DeleteCluster", {"cluster": "somebody-elses"}),
+            ("iam", "DeleteRole", {"RoleName": "somebody-elses"}),
+            ("ecr", "DeleteRepository", {"repositoryName": "somebody-elses"}),
+            ("logs", "DeleteLogGroup", {"logGroupName": "somebody-elses"}),
+        ],
+    )
+    async def test_it_reaches_nothing_of_other_people(
+        self, aws: Double, connect: Connect, service: str, operation: str, parameters: dict[str, Any]
+    ) -> None:
+        with pytest.raises(FixItError, match="may not use"):
+            await connect(aws.make_user(policy(scoped=True))).call(service, operation, **parameters)
+
+    async def test_a_network_without_our_tag_cannot_be_touched(self, aws: Double, connect: Connect) -> None:
+        vpc = aws.client("ec2").create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
+        api = connect(aws.make_user(policy(scoped=True)))
+        with pytest.raises(FixItError, match="may not use ec2:DeleteVpc"):
+            await api.call("ec2", "DeleteVpc", VpcId=vpc)
+        with pytest.raises(FixItError, match="may not use ec2:CreateTags"):
+            await api.call("ec2", "CreateTags", Resources=[vpc], Tags=[{"Key": INSTALLATION, "Value": "mine"}])
+        tags = [{"ResourceType": "subnet", "Tags": [{"Key": INSTALLATION, "Value": "mine"}]}]
+        with pytest.raises(FixItError, match="may not use ec2:CreateSubnet"):
+            await api.call("ec2", "CreateSubnet", VpcId=vpc, CidrBlock="10.9.1.0/24", TagSpecifications=tags)
 
 
 class TestIdentity:

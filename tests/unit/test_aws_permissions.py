@@ -99,6 +99,11 @@ def test_every_operation_that_the_backend_names_is_in_the_table() -> None:
     assert missing == []
 
 
+def test_the_table_has_nothing_that_the_backend_does_not_use() -> None:
+    used = {f"{service}:{operation}" for operation, services in named().items() for service in services}
+    assert set(BY_ACTION) - used == NO_OPERATION | (WHILE_MAKING - used)
+
+
 def test_the_table_knows_only_actions_that_aws_knows() -> None:
     known = {f"{service}:{operation}" for operation, services in operations().items() for service in services}
     assert set(BY_ACTION) - known == NO_OPERATION

@@ -323,20 +323,11 @@ _ECR = (
     _must("ecr:CreateRepository", SETUP, "make an image repository", REPOSITORIES),
     _may("ecr:TagResource", SETUP, "tag its image repository", "the repository is known by name only", REPOSITORIES),
     _must("ecr:DescribeImages", IMAGES, "list images", REPOSITORIES),
-    _must("ecr:ListImages", (IMAGES, TEARDOWN), "list images", REPOSITORIES),
-    _may("ecr:GetAuthorizationToken", IMAGES, "sign in to the registry", _NO_IMAGES),
     _may("ecr:BatchCheckLayerAvailability", IMAGES, "push missing layers only", _NO_IMAGES, REPOSITORIES),
     _may("ecr:InitiateLayerUpload", IMAGES, "push images", _NO_IMAGES, REPOSITORIES),
     _may("ecr:UploadLayerPart", IMAGES, "push images", _NO_IMAGES, REPOSITORIES),
     _may("ecr:CompleteLayerUpload", IMAGES, "push images", _NO_IMAGES, REPOSITORIES),
     _may("ecr:PutImage", IMAGES, "push images", _NO_IMAGES, REPOSITORIES),
-    _may(
-        "ecr:BatchGetImage",
-        IMAGES,
-        "see what a pushed image consists of",
-        "images are pushed again although they are there",
-        REPOSITORIES,
-    ),
     _may(
         "ecr:BatchDeleteImage",
         (IMAGES, TEARDOWN),
@@ -375,7 +366,11 @@ PERMISSIONS: tuple[Permission, ...] = (
 
 BY_ACTION: dict[str, Permission] = {permission.action: permission for permission in PERMISSIONS}
 
-NOT_NEEDED: dict[str, str] = {}
+NOT_NEEDED: dict[str, str] = {
+    "ecr:GetAuthorizationToken": "signs in to the registry for `docker push`; Ropewalk pushes with ECR's own API, "
+    "signed by the key itself. (Tasks pull with the execution role, which has it.)",
+    "ecr:ListImages": "`ecr:DescribeImages` tells the same and more: size, time, digest.",
+}
 """Actions of the reference product's list that Ropewalk never uses, and why."""
 
 

@@ -11,6 +11,7 @@ ministack fails at the start and not silently in a test.
 ``rates.py``       the rate limits that AWS documents
 ``permissions.py`` permissions that AWS asks for beside the action itself: PassRole, tagging on creation
 ``identities.py``  IAM: late visibility of roles and keys, the service-linked role
+``resources.py``   which resources and conditions a request is authorised for, policy simulation with a context
 ``networks.py``    EC2: dry runs, late visibility, pending NAT gateways, conflicts and dependencies
 ``interfaces.py``  network interfaces of tasks and their addresses
 ``tasks.py``       ECS: limits, client tokens, capacity, start and stop that take time

@@ -13,7 +13,17 @@ from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from ministack import app as application
 
-from tests.support.aws_double import containers, gate, identities, interfaces, layers, networks, permissions, tasks
+from tests.support.aws_double import (
+    containers,
+    gate,
+    identities,
+    interfaces,
+    layers,
+    networks,
+    permissions,
+    resources,
+    tasks,
+)
 from tests.support.aws_double.endpoint import steered
 
 
@@ -40,7 +50,7 @@ async def main(binds: list[str]) -> None:
 
 if __name__ == "__main__":
     logging.getLogger("hypercorn.access").setLevel(logging.WARNING)
-    for part in (gate, permissions, identities, networks, interfaces, tasks, containers, layers):
+    for part in (gate, permissions, resources, identities, networks, interfaces, tasks, containers, layers):
         part.install()
     asyncio.run(main(sys.argv[1:]))
     # Threads of ministack that follow containers would keep the process for as long as those live.

@@ -45,14 +45,14 @@ def further(action: str, params: Mapping[str, Any], resource: str) -> Iterable[t
     """Return what else a request needs: action, resource and condition keys."""
     if action in {"ecs:RegisterTaskDefinition", "ecs:RunTask"}:
         for role in passed_roles(action, params):
-            yield "iam:PassRole", role, {"iam:passedtoservice": ["ecs-tasks.amazonaws.com"]}
+            yield "iam:PassRole", role, {"iam:passedtoservice": "ecs-tasks.amazonaws.com"}
     service, _, operation = action.partition(":")
     if action == "iam:CreateRole" and any(name.startswith("Tags.") for name in params):
         yield "iam:TagRole", resource, {}
     creates = operation.startswith(("Create", "Register", "Run", "Allocate", "Authorize"))
     tagged = params.get("tags") or any(name.startswith("TagSpecification.") for name in params)
     if creates and tagged and service in _TAGGING and operation != "CreateTags":
-        yield _TAGGING[service], resource, {f"{service}:createaction": [operation]}
+        yield _TAGGING[service], resource, {f"{service}:createaction": operation}
 
 
 def _enforce(enforce: Callable[..., Any]) -> Callable[..., Any]:

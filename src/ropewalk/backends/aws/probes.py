@@ -175,12 +175,9 @@ _ECS_PROBES = (
 )
 
 _ECR_PROBES = (
-    Probe("ecr", "GetAuthorizationToken"),
     Probe("ecr", "DescribeRepositories", {"repositoryNames": [_REPOSITORY["repositoryName"]]}),
     Probe("ecr", "DescribeImages", _REPOSITORY),
-    Probe("ecr", "ListImages", _REPOSITORY),
     Probe("ecr", "BatchCheckLayerAvailability", {**_REPOSITORY, "layerDigests": [_DIGEST]}),
-    Probe("ecr", "BatchGetImage", {**_REPOSITORY, "imageIds": [{"imageDigest": _DIGEST}]}),
     Probe("ecr", "BatchDeleteImage", {**_REPOSITORY, "imageIds": [{"imageDigest": _DIGEST}]}),
     Probe("ecr", "InitiateLayerUpload", _REPOSITORY),
     Probe(

@@ -19,7 +19,7 @@ __all__ = ["Keys", "Sessions"]
 Keys = Callable[[], Awaitable[dict[str, str]]]
 """Gives temporary credentials in botocore's words: access_key, secret_key, token, expiry_time (ISO 8601)."""
 
-CONNECT_TIMEOUT = 5.0  # seconds
+CONNECT_TIMEOUT = 10.0  # seconds; for a busy server, too
 READ_TIMEOUT = 30.0  # seconds; the slowest calls are answered within a few
 UPLOAD_TIMEOUT = 300.0  # seconds for 20 MiB, the largest part of a layer, over a slow line
 POOL = 50  # connections per service: the check and large launches send this many requests at once
