@@ -160,15 +160,11 @@ class AwsBackend:
             return []
         return [CheckItem(name="prices", status=CheckStatus.WARNING, message=prices.note(region))]
 
-    async def prepare(self) -> AsyncIterator[Resource]:
-        async for resource in prepare(
-            self._aws, self._place, self._settings, self._resources, elsewhere=self._in_region
-        ):
-            yield resource
+    def prepare(self) -> AsyncIterator[Resource]:
+        return prepare(self._aws, self._place, self._settings, self._resources, elsewhere=self._in_region)
 
-    async def teardown(self, resources: Sequence[Resource]) -> AsyncIterator[Resource]:
-        async for resource in teardown(self._aws, self._place, self._settings, resources, elsewhere=self._in_region):
-            yield resource
+    def teardown(self, resources: Sequence[Resource]) -> AsyncIterator[Resource]:
+        return teardown(self._aws, self._place, self._settings, resources, elsewhere=self._in_region)
 
     async def launch(self, request: LaunchRequest) -> Sequence[LaunchResult]:
         try:
