@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from datetime import timedelta
 from typing import Any
 
@@ -339,3 +340,38 @@ async def test_tests_can_put_a_backend_in_place_by_id_or_kind(context: Context, 
 async def test_a_registry_that_was_not_bound_says_so() -> None:
     with pytest.raises(RuntimeError, match="bind"):
         await Backends().get("ca-1")
+
+
+@pytest.mark.parametrize(("backend", "package"), [("aws", "aiobotocore"), ("kubernetes", "kubernetes_asyncio")])
+async def test_a_kind_whose_packages_are_not_installed_says_what_to_install(
+    context: Context, registry: Backends, backend: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    row = await own_cloud_account(context, backend=backend, kind=backend)
+    with pytest.raises(FixItError, match=package) as caught:
+        await registry.get(row.id)
+    assert f"pip install 'ropewalk[server,{backend}]'" in (caught.value.advice or "")
+
+
+async def test_backends_of_teams_are_made_from_settings_credentials_and_resources(
+    context: Context, database: Database
+) -> None:
+    settings = context.settings.model_copy(update={"aws_endpoint_url": "http://127.0.0.1:9"})
+    registry = Backends()
+    registry.bind(database, settings, context.vault)
+    resources = [{"kind": "vpc", "id": "vpc-1", "details": {}}]
+    aws = await own_cloud_account(context, infrastructure={"resources": resources})
+    kubernetes = await own_cloud_account(
+        context, backend="kubernetes", kind="kubernetes", settings={"namespace": "team"}
+    )
+    with pytest.raises(FixItError, match="has no credentials"):
+        await registry.get(aws.id)
+    secrets = {
+        aws.id: {"access_key_id": "AKIA0000000000000000", "secret_access_key": "x" * 40},
+        kubernetes.id: {"server": "https://127.0.0.1:9", "token": "t"},
+    }
+    for row_id, secret in secrets.items():
+        async with context.db.transaction() as session:
+            set_credentials(context.vault, await session.get_one(CloudAccount, row_id), secret, context.clock.now())
+    assert [(await registry.get(row.id)).kind for row in (aws, kubernetes)] == ["aws", "kubernetes"]
+    await registry.close()
