@@ -61,7 +61,7 @@ async def linked(
         except TryAgainError:
             return None
 
-    reader, writer = await eventually(connect)
+    reader, writer = await eventually(connect, within=120)  # a busy machine takes long to start a scheduler
     try:
         await writer.start_tls(context)
         await wire.handshake(reader, writer)
