@@ -75,7 +75,7 @@ def theirs() -> Sequence[float]:
             "AWS_ACCESS_KEY_ID": facts["key"],
             "AWS_SECRET_ACCESS_KEY": facts["secret"],
         }
-        command = [str(program), str(HERE / "aws_peer.py"), str(WORKERS), FIRST_ADDRESS]
+        command = [str(program), "-P", str(HERE / "aws_peer.py"), str(WORKERS), FIRST_ADDRESS]
         begun = time.monotonic()
         try:
             done = subprocess.run(  # noqa: S603 - our own program

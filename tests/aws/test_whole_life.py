@@ -24,6 +24,7 @@ from tests.conformance import harness
 from tests.support import aws_world
 from tests.support.ministack import ACCOUNT, REGION, Double
 from tests.support.waiting import eventually
+from tests.unit.test_aws_permissions import PAGE
 
 PEER_CIDR = "10.88.0.0/16"
 PRIVATE_ONLY = {"ec2:DescribeAddresses", "ec2:DeleteNatGateway", "ec2:ReleaseAddress"}
@@ -172,6 +173,18 @@ async def test_the_printed_policy_is_enough_and_nothing_is_left(
         await life.live()
     assert {step: str(error) for step, error in life.failed.items()} == {}
     assert inventory(aws) == before
+
+
+@pytest.mark.parametrize("feature", [None, Feature.PRIVATE])
+async def test_the_page_of_the_reference_product_is_enough_for_all_but_the_teardown(
+    aws: Double, feature: Feature | None
+) -> None:
+    aws.client("iam").create_service_linked_role(AWSServiceName="ecs.amazonaws.com")
+    async with building(aws, PAGE, settings=settings_for(aws, feature)) as builder:
+        life = Life(builder)
+        await life.live()
+    assert set(life.failed) == {"teardown"}
+    assert isinstance(life.failed["teardown"], FixItError)
 
 
 @pytest.mark.parametrize("action", lived())
