@@ -122,6 +122,45 @@ def test_a_key_that_aws_does_not_know_is_refused_and_not_stored(team: Team, serv
     assert team.show(server)["kind"] == "hosted"
 
 
+def test_clusters_run_there_and_hold_teardown_until_they_have_stopped(team: Team, server: ServerProcess) -> None:
+    key = team.double.make_user()
+    secret = key.secret_access_key.get_secret_value()
+    wish: dict[str, Any] = {
+        "kind": "aws",
+        "settings": {"region": REGION, "image": "registry.example.org/dask:1"},
+        "credentials": {"access_key_id": key.access_key_id, "secret_access_key": secret},
+    }
+    team.ask(server, "PUT", **wish)
+    team.ask(server, "POST", "/prepare", accept_monthly_cost=0)
+    shown = wait_until(lambda: _in_state(team, server, "ready"), within=240, every=0.2)
+    assert shown is not None
+    clusters = f"{server.url}/api/v1/accounts/ada/clusters"
+    headers = {"Authorization": f"Bearer {team.token}"}
+    made = httpx.post(clusters, json={"name": "etl", "n_workers": 1}, headers=headers, timeout=60)
+    assert made.status_code == 201, made.text
+    assert made.json()["cloud_kind"] == "aws"
+    ecs_cluster = next(item["id"] for item in shown["resources"] if item["kind"] == "ecs_cluster")
+    ecs = team.double.client("ecs")
+    wait_until(lambda: ecs.list_tasks(cluster=ecs_cluster)["taskArns"], within=120, every=0.2)
+    assert "Clusters run there: etl" in team.ask(server, "POST", "/teardown", status=409)["error"]["message"]
+    httpx.delete(f"{clusters}/etl", headers=headers, timeout=60)
+
+    def stopped() -> bool:
+        state = httpx.get(f"{clusters}/etl", headers=headers, timeout=60).json()["state"]
+        return state in ("stopped", "failed")
+
+    wait_until(stopped, within=240, every=0.2)
+    assert ecs.list_tasks(cluster=ecs_cluster, desiredStatus="RUNNING")["taskArns"] == []
+    team.ask(server, "POST", "/teardown")
+    wait_until(lambda: _in_state(team, server, "removed"), within=240, every=0.2)
+
+
+def _in_state(team: Team, server: ServerProcess, state: str) -> dict[str, Any] | None:
+    shown = team.show(server)
+    assert shown["state"] != "attention", shown["reason"]
+    return shown if shown["state"] == state else None
+
+
 def test_a_server_that_is_killed_while_it_prepares_ends_with_one_complete_set(team: Team) -> None:
     key = team.double.make_user()
     first = team.serve().wait_ready(within=240)

@@ -6,6 +6,7 @@ from typing import Any
 
 from ropewalk.backends.memory import MemoryCloud
 from ropewalk.errors import FixItError
+from ropewalk.server.cloud_accounts.reach import note_reach
 from tests.server.cloud_accounts.conftest import KEY, ROTATED, World
 from tests.server.cloud_accounts.test_forgetting import cluster
 from tests.support.api import Person
@@ -130,6 +131,18 @@ async def test_it_is_said_when_the_cloud_answers_again_by_itself(world: World, a
     world.tick(0)
     await world.until(ada, "ready")
     assert await world.codes(ada, shown["last_event"]) == ["attention", "back"]
+
+
+async def test_a_check_that_goes_well_takes_back_that_the_cloud_does_not_answer(world: World, aws: MemoryCloud) -> None:
+    ada = await world.admin()
+    shown = await world.prepared(ada)
+    await note_reach(world.api.context, shown["id"], "The key is revoked.")
+    aws.inject("check", FixItError("The key is revoked."))
+    await world.ask(ada, "POST", "/check")
+    assert (await world.show(ada))["state"] == "attention"
+    await world.ask(ada, "POST", "/check")
+    assert (await world.show(ada))["state"] == "ready"
+    assert (await world.codes(ada))[-1] == "back"
 
 
 async def test_the_same_key_that_is_still_refused_is_shown_again(world: World, aws: MemoryCloud) -> None:

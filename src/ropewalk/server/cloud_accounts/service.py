@@ -9,6 +9,7 @@ from ropewalk.errors import ConflictError, FixItError, InternalError, NotFoundEr
 from ropewalk.schemas.cloud_accounts import CheckItem, CheckReport, CheckStatus, CloudKind, HostedSettings
 from ropewalk.schemas.cloud_accounts import CloudAccount as CloudAccountSchema
 from ropewalk.server.cloud_accounts import present
+from ropewalk.server.cloud_accounts.reach import note_reach
 from ropewalk.server.cloud_accounts.stored import touch
 from ropewalk.server.db.models import Account, CloudAccount
 from ropewalk.server.events import EventCode, record
@@ -177,6 +178,9 @@ async def check_cloud_account(
             details={"cloud_account": row.id, "ok": report.ok},
         )
         await context.wakeups.announce(session, f"events:{row.id}")
+    if report.ok:
+        # Where no cluster runs, nobody else would notice that the cloud answers again.
+        await note_reach(context, row.id, None)
     return report
 
 

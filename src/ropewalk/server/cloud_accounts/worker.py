@@ -112,7 +112,7 @@ class Worker:
             await self._context.wakeups.announce(session, *self._topics)
 
     async def _finish(self, session: AsyncSession, row: CloudAccount, work: str) -> None:
-        row.work = row.reason = row.retry_at = None
+        row.work = row.reason = row.retry_at = row.unreachable = None
         row.attempts = 0
         _give_back(row)
         if work == "teardown":
