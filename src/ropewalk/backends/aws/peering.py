@@ -60,8 +60,10 @@ async def _peering(work: Work, vpc_id: str, number: int, found: Sequence[dict[st
         await work.has("peering", id_, **facts)
     item = await _settled(work, id_, number)
     notes = [await _accept(work, peer, item)]
-    for table_id in await _tables(work.aws, vpc_id):
-        await route(work, table_id, str(block(peer.cidr, "cidr")), VpcPeeringConnectionId=id_)
+    for table in await work.ours("route_table"):
+        # Not the VPC's main one: no subnet of ours uses it, and without our tags a policy need not reach it.
+        if table["VpcId"] == vpc_id:
+            await route(work, str(table["RouteTableId"]), str(block(peer.cidr, "cidr")), VpcPeeringConnectionId=id_)
     if notes == [None]:
         notes.append(await _routes_back(work, number, item))
     await work.has("peering", id_, **facts, note=" ".join(filter(None, notes)) or None)
@@ -185,12 +187,6 @@ async def _active(work: Work, id_: str) -> str | None:
 
 def _own_block(work: Work) -> str:
     return str(block(work.settings.vpc_cidr, "vpc_cidr"))
-
-
-async def _tables(aws: Aws, vpc_id: str) -> list[str]:
-    """Return the route tables of a VPC, the main one included."""
-    found = await described(aws, "route_table", "vpc-id", [vpc_id])
-    return sorted(str(item["RouteTableId"]) for item in found if item["VpcId"] == vpc_id)
 
 
 async def _routes_back(work: Work, number: int, item: Item) -> str | None:
