@@ -29,6 +29,8 @@ from tests.support.waiting import wait_until
 ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ropewalk-tests/kubernetes-1.20.2/bin"
 ADMIN_TOKEN = "admin-of-the-test-bed"
+OPERATOR_TOKEN = "operator-of-the-test-bed"
+"""May do everything, as the administrator; but what it asks is in the audit log."""
 POLICY = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
@@ -69,7 +71,9 @@ class Plane:
     # Its life.
 
     def start(self) -> None:
-        (self.home / "tokens.csv").write_text(f'{ADMIN_TOKEN},admin,admin,"system:masters"\n')
+        users = ((ADMIN_TOKEN, "admin"), (OPERATOR_TOKEN, "operator"))
+        lines = [f'{token},{name},{name},"system:masters"\n' for token, name in users]
+        (self.home / "tokens.csv").write_text("".join(lines))
         (self.home / "audit.json").write_text(json.dumps(POLICY))
         self._kubeconfig()
         client, peer = (f"http://127.0.0.1:{port}" for port in self.ports[1:3])
@@ -171,11 +175,14 @@ class Plane:
         return sum(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
     def _kubeconfig(self) -> None:
-        authority = base64.b64encode(self.pki.path("ca.crt").read_bytes()).decode()
-        config = kubeconfig(self.server, authority, ADMIN_TOKEN, "default")
+        config = kubeconfig(self.server, self.authority(), ADMIN_TOKEN, "default")
         (self.home / "admin.conf").write_text(json.dumps(config))
 
     # What tests ask of it, as its administrator.
+
+    def authority(self) -> str:
+        """Return its authority as a kubeconfig has it."""
+        return base64.b64encode(self.pki.path("ca.crt").read_bytes()).decode()
 
     def get(self, path: str, **query: str) -> Any:
         return self.ask("GET", path, params=query)
@@ -203,7 +210,8 @@ class Plane:
 
     def audit(self, user: str) -> list[dict[str, Any]]:
         """Return what a user asked of the API server, as its audit log has it."""
-        lines = (self.home / "audit.log").read_text().splitlines()
+        file = self.home / "audit.log"
+        lines = file.read_text().splitlines() if file.exists() else []
         events = [json.loads(line) for line in lines if user in line]
         return [event for event in events if event["user"]["username"] == user]
 
