@@ -279,6 +279,17 @@ class TestSpot:
         assert "spot_with_fallback" in (result.error.advice or "")
         assert not ecs.tasks
 
+    async def test_in_an_ecs_cluster_without_it_is_refused_or_falls_back(self, ecs: FakeEcs) -> None:
+        details = {"capacity_providers": ["FARGATE"]}
+        without = [replace(each, details=details) if each.kind == "ecs_cluster" else each for each in resources()]
+        backend = AwsBackend(PLACE, SETTINGS, CREDENTIALS, without)
+        (refused,) = await backend.launch(asking(*workers(1, 1, spot=True)))
+        assert refused.error is not None
+        assert refused.error.field == "spot_policy"
+        (fallen,) = await backend.launch(asking(*workers(2, 2, spot=True, spot_fallback=True)))
+        assert (fallen.error, fallen.spot) == (None, False)
+        assert ecs.calls["RunTask"] == 1
+
     async def test_that_fell_back_is_found_by_the_next_server(self, make: Make, ecs: FakeEcs) -> None:
         ecs.room["FARGATE_SPOT"] = 0
         wanted = workers(1, 4, spot=True, spot_fallback=True)

@@ -34,7 +34,7 @@ __all__ = ["Launcher"]
 
 START_SECONDS = 600
 """A worker gives up when it found no scheduler for so long: whose image is pulled at the same time, in minutes."""
-FALLBACK_NOTE = "It runs on demand, because AWS has no Fargate Spot capacity of its size now."
+FALLBACK_NOTE = "It runs on demand, because there is no Fargate Spot capacity for it now."
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ class Launcher:
         except BackendError as exc:
             self._note_refusal(*nodes)
             error = reasons.passing(exc) or exc
-            return {node.name: LaunchResult(node.name, error=error) for node in nodes}
+            results = {node.name: LaunchResult(node.name, error=error) for node in nodes}
         left = [node for node in nodes if node.spot and node.spot_fallback and _no_room(results[node.name])]
         if left:
             again = await self._start(request, [replace(node, spot=False) for node in left])
@@ -144,6 +144,8 @@ class Launcher:
 
     async def _prepared(self, request: LaunchRequest, nodes: Sequence[NodeLaunch], *, spot: bool) -> _Run:
         first, infrastructure = nodes[0], self._infrastructure
+        if spot and not infrastructure.spot:
+            raise _no_spot()
         options = shapes.parse_options(request.options, self._aws.region)
         kind = Kind(
             image=self._image(request),
@@ -289,6 +291,15 @@ def _no_room(result: LaunchResult) -> bool:
 
 def _fallen_back(result: LaunchResult) -> LaunchResult:
     return result if result.error is not None else replace(result, spot=False, note=FALLBACK_NOTE)
+
+
+def _no_spot() -> FixItError:
+    return FixItError(
+        "The ECS cluster of the cloud account has no capacity provider FARGATE_SPOT.",
+        field="spot_policy",
+        advice="Add it to the ECS cluster, or leave spot_policy out.",
+        details={"capacity": "spot"},
+    )
 
 
 def _unexplained() -> TryAgainError:
