@@ -84,7 +84,7 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
         task = bar.add_task("Pushing", total=None)
 
         def told(done: int, total: int) -> None:
-            if done == 0 and not console.is_terminal:
+            if bar.tasks[task].total is None and not console.is_terminal:
                 output.note(f"{total / 2**20:.1f} MiB to send." if total else "Everything is there already.")
             bar.update(task, completed=done, total=total)
 
