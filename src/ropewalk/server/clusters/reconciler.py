@@ -30,6 +30,8 @@ CLAIM_SECONDS = 10.0
 UNRENEWED_LEASES = 1.5
 """Times the length of a lease after which one that nobody renewed is free, whatever it says itself."""
 LOOPS = ("claim", "renew", "sweep")
+STOP_SECONDS = 5.0
+"""For what is being written while the server stops."""
 RENEWALS_PER_LEASE = 3
 """Two renewals may fail before a lease is lost."""
 
@@ -97,9 +99,12 @@ class Reconciler:
         await self._drop(list(self._actors))
         for observer in self._observers.values():
             await observer.stop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # They only read or write a row; cut short, they would leave a connection half open.
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=STOP_SECONDS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
         with contextlib.suppress(SQLAlchemyError, OSError, UnavailableError):
             await leases.release(self._context, self.owner)
 
