@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ from tests.support.aws_double.rates import LAUNCHES
 NO_CAPACITY = "Capacity is unavailable at this time. Please try again later or in a different availability zone"
 NO_QUOTA = "You've reached the limit on the number of vCPUs you can run concurrently"
 _STARTING = ("PROVISIONING", "PENDING", "ACTIVATING")
+_running = threading.Lock()
 _tokens: dict[tuple[str, str, str], tuple[str, list[str]]] = {}
 
 Handler = Callable[[dict[str, Any]], Answer]
@@ -125,7 +127,10 @@ def _run(run: Handler) -> Handler:
         elif refusal is None and definition["status"] != "ACTIVE":
             refusal = refuse("ClientException", "TaskDefinition is inactive")
         refusal = refusal or check_run(data, definition) or _no_service_role()
-        return refusal or _again(data) or _launch(run, data, definition)
+        if refusal:
+            return refusal
+        with _running:  # requests are answered in threads
+            return _again(data) or _launch(run, data, definition)
 
     return ran
 
@@ -180,10 +185,8 @@ def _places(definition: Mapping[str, Any]) -> tuple[int, str]:
 
 
 def _start(run: Handler, data: dict[str, Any], count: int) -> list[str]:
-    before = set(ecs._tasks)
     _, _, body = run({**data, "count": count})
     started: list[str] = [task["taskArn"] for task in json.loads(body)["tasks"]]
-    assert set(started) == set(ecs._tasks) - before
     network = (data.get("networkConfiguration") or {}).get("awsvpcConfiguration") or {}
     for arn in started:
         record = ecs._tasks[arn]
