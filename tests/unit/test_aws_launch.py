@@ -322,6 +322,17 @@ class TestObserve:
         assert seen.address == seen.internal == "tls://10.0.0.1:8786"
         assert ecs.calls["DescribeNetworkInterfaces"] == 0
 
+    async def test_goes_on_where_addresses_may_not_be_asked_for(self, backend: AwsBackend, ecs: FakeEcs) -> None:
+        (result,) = await backend.launch(asking(node("scheduler")))
+        ecs.run()
+        ecs.fail("DescribeNetworkInterfaces", aws_error("UnauthorizedOperation", "The key may not use it."))
+        scheduler = handle(result, NodeRole.SCHEDULER)
+        seen = (await backend.observe([scheduler])).sightings[result.name]
+        assert (seen.answer, seen.address, seen.internal) == (Answer.RUNNING, None, "tls://10.0.0.1:8786")
+        assert "The key may not use it." in (seen.reason or "")
+        backend._lookout.stir([result.cloud_id or ""])
+        assert (await backend.observe([scheduler])).sightings[result.name].address == "tls://203.0.113.1:8786"
+
     async def test_asks_about_a_hundred_at_once(self, backend: AwsBackend, ecs: FakeEcs) -> None:
         batches = [asking(*workers(10 * i + 1, 10 * i + 10)) for i in range(25)]
         nodes = [

@@ -8,6 +8,7 @@ from ropewalk.backends.aws.api import Aws
 from ropewalk.backends.aws.connect import join
 from ropewalk.backends.aws.tasks import PAGE, Task
 from ropewalk.backends.port import SCHEDULER_PORT
+from ropewalk.errors import BackendError
 
 __all__ = ["Addresses"]
 
@@ -24,20 +25,30 @@ class Addresses:
         self._aws = aws
         self._public = public
         self._known: dict[str, str] = {}
+        self.fault: BackendError | None = None
+        """Why the last question was not answered. Nodes run all the same, so it is no fault of a look at them."""
 
     async def find(self, tasks: Sequence[Task]) -> None:
         """Learn what is not known yet of the addresses of *tasks*, in one call for a hundred."""
         interfaces = {task.interface for task in tasks if task.interface} if self._public else set()
         self._known = {interface: host for interface, host in self._known.items() if interface in interfaces}
         wanted = sorted(interfaces - set(self._known))
-        for start in range(0, len(wanted), PAGE):
-            # A filter, since asking by id fails for all if one interface cannot be seen yet.
-            filters = [{"Name": "network-interface-id", "Values": wanted[start : start + PAGE]}]
-            pages = self._aws.pages("ec2", "DescribeNetworkInterfaces", "NetworkInterfaces", Filters=filters)
-            async for interface in pages:
-                host = (interface.get("Association") or {}).get("PublicIp")
-                if host:
-                    self._known[interface["NetworkInterfaceId"]] = host
+        try:
+            for start in range(0, len(wanted), PAGE):
+                await self._ask(wanted[start : start + PAGE])
+        except BackendError as exc:
+            self.fault = exc
+        else:
+            self.fault = None
+
+    async def _ask(self, interfaces: Sequence[str]) -> None:
+        # A filter, since asking by id fails for all if one interface cannot be seen yet.
+        filters = [{"Name": "network-interface-id", "Values": list(interfaces)}]
+        pages = self._aws.pages("ec2", "DescribeNetworkInterfaces", "NetworkInterfaces", Filters=filters)
+        async for interface in pages:
+            host = (interface.get("Association") or {}).get("PublicIp")
+            if host:
+                self._known[interface["NetworkInterfaceId"]] = host
 
     def contact(self, task: Task) -> str | None:
         """Return the address that clients and the control plane use; None: it has none yet."""

@@ -218,6 +218,8 @@ class Lookout:
         host = task.private_address
         internal = join(host, SCHEDULER_PORT) if host else None
         contact = self._addresses.contact(task)
+        if contact is None and self._addresses.fault is not None:
+            reason = f"Its public address is not known: {self._addresses.fault}"
         return Sighting(node.name, Answer.RUNNING, arn, contact, reason=reason, internal=internal)
 
     def _missing(self, node: NodeHandle, arn: str, seen: _Seen) -> Sighting:

@@ -202,7 +202,8 @@ def _note_what_was_seen(todo: _Plan) -> None:
             todo.mark(node, NodeState.READY)
         elif node.state is NodeState.STARTING and _took_too_long(node, todo.now):
             minutes = int(START_TIMEOUT.total_seconds() // 60)
-            todo.mark(node, NodeState.STOPPING, f"It ran for {minutes} minutes without joining its cluster.")
+            why = f" {node.seen_reason}" if node.seen_reason else ""
+            todo.mark(node, NodeState.STOPPING, f"It ran for {minutes} minutes without joining its cluster.{why}")
 
 
 def _is_up(cluster: ClusterView, node: NodeView) -> bool:
