@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
+import io
 import json
+import shutil
+import tarfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -245,6 +251,37 @@ time.sleep(600)
 """
 
 
+def push(aws: Double, name: str) -> str:
+    """Push an image with nothing but busybox to ECR, and return its address."""
+    program = shutil.which("busybox")
+    if program is None:
+        pytest.skip("busybox is not installed; scripts/test installs Debian's busybox-static where it may")
+    ecr = aws.client("ecr")
+    uri = str(ecr.create_repository(repositoryName=name)["repository"]["repositoryUri"])
+
+    def store(blob: bytes) -> dict[str, Any]:
+        place = {"repositoryName": name, "uploadId": ecr.initiate_layer_upload(repositoryName=name)["uploadId"]}
+        ecr.upload_layer_part(**place, partFirstByte=0, partLastByte=len(blob) - 1, layerPartBlob=blob)
+        digest = f"sha256:{hashlib.sha256(blob).hexdigest()}"
+        ecr.complete_layer_upload(**place, layerDigests=[digest])
+        return {"digest": digest, "size": len(blob)}
+
+    output = io.BytesIO()
+    with tarfile.open(fileobj=output, mode="w") as archive:
+        archive.add(Path(program).resolve(), "bin/busybox")
+    plain = output.getvalue()
+    rootfs = {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(plain).hexdigest()}"]}
+    config = {"architecture": "amd64", "os": "linux", "config": {}, "rootfs": rootfs}
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": store(json.dumps(config).encode()),
+        "layers": [store(gzip.compress(plain))],
+    }
+    ecr.put_image(repositoryName=name, imageTag="1", imageManifest=json.dumps(manifest))
+    return f"{uri}:1"
+
+
 class TestContainers:
     def test_a_task_is_a_container_with_metadata_logs_and_an_exit_code(self, aws_tasks: Double) -> None:
         world = World(aws_tasks)
@@ -278,6 +315,15 @@ class TestContainers:
         ended = world.until(arn, "STOPPED")
         assert ended["stopCode"] == "TaskFailedToStart"
         assert ended["stoppedReason"].startswith("CannotPullContainerError")
+
+    def test_an_image_that_was_pushed_runs(self, aws_tasks: Double) -> None:
+        world = World(aws_tasks)
+        world.register(
+            {"image": push(aws_tasks, "tools"), "entryPoint": ["/bin/busybox"], "command": ["sh", "-c", "exit 5"]}
+        )
+        arn = world.run()["tasks"][0]["taskArn"]
+        ended = world.until(arn, "STOPPED")
+        assert ended["containers"][0]["exitCode"] == 5, ended
 
     def test_a_container_that_ends_ends_its_task(self, aws_tasks: Double) -> None:
         world = World(aws_tasks)
