@@ -197,6 +197,15 @@ def _kept_in(subnet: str, slot: int) -> Iterator[None]:
             subprocess.run(["ip", "rule", "del", "priority", priority], check=False)
 
 
+def _remove_bridges(address: str) -> None:
+    """Remove bridges that a killed engine left: of two with one address, answers may take the wrong one."""
+    shown = subprocess.run(["ip", "-oneline", "-4", "address", "show", "to", address], capture_output=True, check=True)
+    for line in shown.stdout.decode().splitlines():
+        name = line.split()[1]
+        if name.startswith("br-"):
+            subprocess.run(["ip", "link", "delete", name], check=False)
+
+
 def _furnish(engine: Engine, image: Path) -> None:
     """Bring the engine to a known state: one network, the node image, no containers of an earlier process."""
     left = engine.docker("ps", "--all", "--quiet").split()
@@ -204,6 +213,7 @@ def _furnish(engine: Engine, image: Path) -> None:
         engine.docker("rm", "--force", "--volumes", *left)
     with contextlib.suppress(NoEngineError):
         engine.docker("network", "rm", NETWORK)
+    _remove_bridges(engine.gateway)
     facts = ["--internal", "--subnet", engine.subnet, "--gateway", engine.gateway]
     engine.docker("network", "create", *facts, NETWORK)
     tag = f"{IMAGE.partition(':')[0]}:{image.stem}"
