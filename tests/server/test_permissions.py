@@ -14,12 +14,21 @@ from ropewalk.server.identity.permissions import ROLE_PERMISSIONS, AccountCaller
 from tests.support.api import Api
 from tests.support.routes import Declared, declared
 
-PARAMETERS = {"name": "nothing", "username": "nobody", "cluster": "nothing", "node": "nothing", "token": "nothing"}
+PARAMETERS = {
+    "name": "nothing",
+    "username": "nobody",
+    "cluster": "nothing",
+    "node": "nothing",
+    "token": "nothing",
+    "tag": "nothing",
+    "upload": "nothing",
+}
 """What stands for each path parameter but the account. A route with another one fails the tests until it is added."""
 
 
 def account_routes(api: Api) -> list[Declared]:
-    return [route for route in declared(api.app) if "{account}" in route.path]
+    """Routes of the API; pages are asked the same in tests/server/web/test_page_permissions.py."""
+    return [route for route in declared(api.app) if "{account}" in route.path and not route.page]
 
 
 async def answer(client: Any, route: Declared, account: str) -> Any:
@@ -57,6 +66,7 @@ def test_what_only_administrators_and_operators_may_is_what_we_decided() -> None
         Permission.ACCOUNT_CLOUD_FORGET,
         Permission.ACCOUNT_CLOUD_PREPARE,
         Permission.ACCOUNT_CLOUD_TEARDOWN,
+        Permission.ACCOUNT_IMAGES_DELETE,
         Permission.ACCOUNT_CLUSTERS_SCALE_ANY,
         Permission.ACCOUNT_CLUSTERS_UPDATE_ANY,
         Permission.ACCOUNT_CLUSTERS_STOP_ANY,
@@ -121,8 +131,12 @@ async def test_the_open_routes_are_those_that_must_be(api: Api) -> None:
         "POST /api/v1/login",
         "POST /api/v1/device",
         "POST /api/v1/device/token",
-        "GET /device",
-        "POST /device/sign-in",
+        "GET /",
+        "GET /sign-in",
+        "POST /sign-in",
+        "GET /setup",
+        "POST /setup",
+        "GET /static/{digest}/{name}",
     }
 
 
