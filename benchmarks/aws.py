@@ -27,12 +27,12 @@ from benchmarks.measure import Result, Sides, alternate
 
 WORKERS = 100
 ATTACHED_AFTER, RUNNING_AFTER = 4.0, 12.0
-SECOND_TURN = 110.0
+SECOND_TURN = 90.0
 """Both sides are measured twice at the most, and the second time only if the first took less seconds than that."""
-PEER_PATIENCE = 200.0
+PEER_PATIENCE = 130.0
 """Seconds after which the peer is broken off: what it took and asked until then counts, which is in its favour."""
-IDLE_SECONDS = 42.0
-"""Idle tasks are looked at every 20 s: two looks."""
+IDLE_SECONDS = 31.0
+"""Idle tasks are looked at every 20 s; this is one look, or two."""
 FIRST_ADDRESS = "127.77.0.3"
 """The first public address that a new double gives to a task."""
 HERE = Path(__file__).parent

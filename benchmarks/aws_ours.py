@@ -98,9 +98,8 @@ async def cluster(facts: Mapping[str, str], workers: int) -> dict[str, Any]:
 async def idle(facts: Mapping[str, str], clusters: int, seconds: float) -> None:
     """Watch idle clusters for a while, once all run; says when it begins."""
     driven = backend(facts, await prepared(facts))
-    nodes: list[NodeHandle] = []
-    for number in range(clusters):
-        nodes += await started(driven, f"c{number}", NodeRole.SCHEDULER, 1)
+    made = await asyncio.gather(*(started(driven, f"c{number}", NodeRole.SCHEDULER, 1) for number in range(clusters)))
+    nodes = [node for nodes in made for node in nodes]
     await until_running(driven, nodes)
     print("begin", flush=True)
     deadline = asyncio.get_running_loop().time() + seconds
