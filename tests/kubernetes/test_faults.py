@@ -125,6 +125,8 @@ class TestStops:
         with pytest.raises(TryAgainError):
             await backend.stop([handle("s")])
         assert (await seen(backend, "s")).answer is Answer.RUNNING
+        assert not (await backend.logs(handle("s"))).complete
+        assert backend._archive.record("c1", "s") is None
         await backend.stop([handle("s")])
         await until(backend, "s", Answer.GONE)
         await eventually(lambda: space.names("services") == set(), within=60)

@@ -7,7 +7,7 @@ pod that ended by itself stays until its log was read and whoever looks at nodes
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 from collections import OrderedDict
 from collections.abc import Coroutine, Iterable
 from datetime import UTC, datetime
@@ -23,14 +23,14 @@ from ropewalk.backends.kubernetes.watch import REMEMBERED, Pod, PodWatch
 from ropewalk.errors import BackendError
 from ropewalk.schemas.clusters import NodeRole
 
+logger = logging.getLogger(__name__)
+
 REAP_SECONDS = 30.0
 """How long pods that ended by themselves stay: a server that starts again within that sees how they ended."""
 RETRY_SECONDS = 10.0
 FOLLOW_SECONDS = GRACE_SECONDS + 10.0
 FOLLOWED = 64
 """Logs that are followed at a time; each is an open request."""
-GONE_SECONDS = 15.0
-"""How long a pod whose container has ended may take to be gone, before its record is written all the same."""
 FORCE_SECONDS = 30.0
 """A pod that should have been gone for so long is on a machine that is lost, and is removed by force."""
 
@@ -106,13 +106,14 @@ class Keeper:
         if uid in self._ending:
             return
         self._ending.add(uid)
+        opened = asyncio.Event()
+        following = self.spawn(self._follow(pod, logs.Tail(), opened))
         try:
-            await self._slots.acquire()
-            opened, tail = asyncio.Event(), logs.Tail()
-            self.spawn(self._follow(pod, tail, opened))
             await opened.wait()
             await self._delete(pod)
-        except BackendError:
+        except BaseException:
+            # It runs on, so its log is not to be put away.
+            following.cancel()
             self._ending.discard(uid)
             raise
 
@@ -120,14 +121,15 @@ class Keeper:
         name = pod["metadata"]["name"]
         self._tails[name] = tail
         try:
-            if _has_log(pod):
-                running = not look(pod).gone
-                await logs.follow(self._api, name, tail, opened, until_end=running, seconds=FOLLOW_SECONDS)
+            async with self._slots:
+                if _has_log(pod):
+                    running = not look(pod).gone
+                    await logs.follow(self._api, name, tail, opened, until_end=running, seconds=FOLLOW_SECONDS)
+            opened.set()
+            await self._record(pod, tail)
         finally:
             opened.set()
-            self._slots.release()
-        await self._record(pod, tail)
-        self._tails.pop(name, None)
+            self._tails.pop(name, None)
 
     async def _record(self, pod: Pod, tail: logs.Tail) -> None:
         """Write down how a pod ended, with what it said last."""
@@ -135,13 +137,18 @@ class Keeper:
         gone = self._gone.setdefault(uid, asyncio.Event())
         try:
             if self._is_there(name, uid):
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(GONE_SECONDS):
-                        await gone.wait()
+                await gone.wait()
         finally:
             self._gone.pop(uid, None)
-        last = self._watch.deleted(name) or self._watch.pods.get(name) or pod
-        await self._keep(last, tail, deleted=not self._is_there(name, uid))
+        await self._keep_if_possible(self._watch.deleted(name) or pod, tail)
+
+    async def _keep_if_possible(self, pod: Pod, tail: logs.Tail | None) -> None:
+        """Write down how a pod ended that is gone; there will be no second chance, and nobody to tell."""
+        try:
+            await self._keep(pod, tail, deleted=True)
+        except OSError as exc:
+            name = pod["metadata"]["name"]
+            logger.warning("How %s ended could not be written down: %s", name, exc.strerror or type(exc).__name__)
 
     async def _keep(self, pod: Pod, tail: logs.Tail | None, *, deleted: bool) -> None:
         handle = handle_of(pod)
@@ -194,7 +201,7 @@ class Keeper:
                 self._gone[uid].set()
             self._ending.discard(uid)
             if handle.name not in self._tails:
-                self.spawn(self._keep(pod, None, deleted=True))
+                self.spawn(self._keep_if_possible(pod, None))
             if not pods:
                 del self._alive[handle.cluster]
                 self.spawn(self._remove_cluster(handle.cluster))
