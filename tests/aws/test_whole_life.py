@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ropewalk.backends.aws.backend import AwsBackend
-from ropewalk.backends.port import Answer, LaunchResult
+from ropewalk.backends.port import Answer, LaunchResult, NodeHandle, Sighting
 from ropewalk.errors import BackendError, FixItError
 from ropewalk.schemas.aws import AwsPeering, AwsSettings
 from ropewalk.schemas.aws_permissions import BY_ACTION, PERMISSIONS, Feature, Permission, Phase
@@ -38,6 +38,8 @@ SELDOM = {
     "ecr:ListImages",
     "iam:DeleteRolePolicy",
     "iam:DeleteServiceLinkedRole",
+    "iam:GetServiceLinkedRoleDeletionStatus",
+    "iam:ListRolePolicies",
 }
 """Removals that are only used in special cases."""
 
@@ -98,11 +100,22 @@ class Life:
         scheduler = harness.handle("s", PLACE.cloud_account)
         if not await self.step("launch", launch):
             return
-        await self.step("observe", lambda: harness.address_of(backend, scheduler))
+        await self.step("observe", lambda: self.address(backend, scheduler))
         await self.step("inventory", backend.inventory)
         await self.step("logs", lambda: self.logs(backend, started[0].cloud_id or ""))
         if await self.step("stop", lambda: backend.stop([scheduler])):
             await self.step("gone", lambda: harness.until(backend, scheduler, Answer.GONE))
+
+    async def address(self, backend: AwsBackend, scheduler: NodeHandle) -> None:
+        """Wait for the scheduler's address; what keeps it unknown is told as the reason."""
+
+        async def told() -> Sighting | None:
+            seen = (await backend.observe([scheduler])).sightings[scheduler.name]
+            return seen if seen.address or "may not use" in (seen.reason or "") else None
+
+        seen = await eventually(told, within=60)
+        if not seen.address:
+            raise FixItError(str(seen.reason))
 
     async def logs(self, backend: AwsBackend, arn: str) -> None:
         group = self.builder.infrastructure.log_group
