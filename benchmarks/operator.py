@@ -52,6 +52,9 @@ def operator(plane: Plane) -> Iterator[None]:
     for file in sorted(crds.glob("*.yaml")):
         for each in yaml.safe_load_all(file.read_text()):
             plane.ask("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", json=each)
+    # What is not served yet when the operator looks for it may go unseen.
+    _until(lambda: plane.admin.get(f"{GROUP}/default/daskworkergroups").is_success, READY_SECONDS)
+    _until(lambda: plane.admin.get(f"{GROUP}/default/daskclusters").is_success, READY_SECONDS)
     plane.ask("POST", "/api/v1/namespaces", json={"metadata": {"name": NAMESPACE}})
     config = plane.home / "operator.conf"
     config.write_text(json.dumps(kubeconfig(plane.server, plane.authority(), OPERATOR_TOKEN, NAMESPACE)))
