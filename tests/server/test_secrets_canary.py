@@ -99,9 +99,9 @@ def forms(secret: str) -> list[str]:
 
 
 async def sign_in(client: httpx.AsyncClient, password: str) -> httpx.Response:
-    page = await client.get("/device")
+    page = await client.get("/sign-in")
     csrf = re.findall(r'name="csrf" value="([^"]*)"', page.text)[0]
-    return await client.post("/device/sign-in", data={"username": "ada", "password": password, "csrf": csrf})
+    return await client.post("/sign-in", data={"username": "ada", "password": password, "csrf": csrf})
 
 
 class Story:
@@ -167,10 +167,10 @@ class Story:
         self.secrets[login["user_code"]] = {"POST /api/v1/device", "GET /device"}
         assert (await sign_in(browser, WRONG_PASSWORD)).status_code == 401
         assert (await sign_in(browser, NEW_PASSWORD)).status_code == 303
-        self.secrets[browser.cookies["ropewalk_session"]] = {"POST /device/sign-in"}
+        self.secrets[browser.cookies["ropewalk_session"]] = {"POST /sign-in"}
         page = await browser.get("/device", params={"user_code": login["user_code"]})
         csrf = re.findall(r'name="csrf" value="([^"]*)"', page.text)[0]
-        self.secrets[csrf] = {"GET /device"}
+        self.secrets[csrf] = {"GET /device", "POST /device"}
         fields = {"csrf": csrf, "user_code": login["user_code"], "decision": "approve"}
         assert "Approved" in (await browser.post("/device", data=fields)).text
         claimed = await self.post(anyone, "/device/token", 200, device_code=login["device_code"])

@@ -142,7 +142,7 @@ async def test_a_new_password_ends_sessions_in_browsers(api: Api) -> None:
     root = await api.operator()
     await create(root, "ada")
     user = (await rows(api, select(User).where(User.username == "ada")))[0]
-    cookie = await sessions.begin(api.context, user)
+    cookie = await sessions.begin(api.context, user.id)
     assert await sessions.find(api.context, cookie) is not None
     await root.client.patch("/api/v1/users/ada", json={"password": "another horse battery"})
     assert await sessions.find(api.context, cookie) is None
@@ -168,7 +168,7 @@ async def test_disabling_a_user_takes_tokens_sessions_and_login_at_once(api: Api
     await create(root, "ada")
     client = await api.connect((await log_in(api, "ada")).json()["token"])
     user = (await rows(api, select(User).where(User.username == "ada")))[0]
-    cookie = await sessions.begin(api.context, user)
+    cookie = await sessions.begin(api.context, user.id)
     assert (await root.client.patch("/api/v1/users/ada", json={"disabled": True})).json()["disabled"]
     assert (await client.get("/api/v1/me")).status_code == 401
     assert await sessions.find(api.context, cookie) is None

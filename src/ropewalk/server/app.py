@@ -35,7 +35,9 @@ from ropewalk.server.gateway.upstreams import Upstreams
 from ropewalk.server.metrics import Metrics
 from ropewalk.server.setup import check_schema, open_vault, prepare
 from ropewalk.server.wakeups import Wakeups
-from ropewalk.server.web import device
+from ropewalk.server.web import clusters as cluster_pages
+from ropewalk.server.web import device, profile, sign_in, static_files
+from ropewalk.server.web import errors as page_errors
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -56,7 +58,11 @@ _ROUTERS = (
     images.router,
     audit.router,
     diagnostics.router,
+    static_files.router,
+    sign_in.router,
     device.router,
+    profile.router,
+    cluster_pages.router,
 )
 
 _TAGS = [
@@ -134,6 +140,7 @@ def create_app(
         responses=_ERROR_RESPONSES,
     )
     errors.add_handlers(app)
+    page_errors.add_handlers(app)
     for router in _ROUTERS:
         app.include_router(router)
     return app

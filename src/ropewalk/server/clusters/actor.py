@@ -198,7 +198,7 @@ class Actor:
             actions = [self._unless_under_way(action, cluster, now) for action in planned]
             await self._write(session, cluster, nodes, actions, now)
             if actions:
-                await self._context.wakeups.announce(session, f"events:{cluster.id}")
+                await self._context.wakeups.announce(session, f"events:{cluster.id}", f"account:{cluster.account_id}")
         self.state = ClusterState(cluster.state)
         await self._follow_rows(cluster, nodes, actions)
         await self._act(cluster, nodes, actions)
@@ -383,7 +383,7 @@ class Actor:
                     _note_refused(session, cluster, node, result.error, now)
             for note, names in started.items():
                 store.tell_nodes(session, cluster, now, EventCode.NODE_LAUNCHED, names, verb="started", reason=note)
-            await self._context.wakeups.announce(session, f"events:{cluster.id}")
+            await self._context.wakeups.announce(session, f"events:{cluster.id}", f"account:{cluster.account_id}")
 
     async def _call_in_batches(
         self, cluster: Cluster, nodes: Sequence[Node], address: str | None

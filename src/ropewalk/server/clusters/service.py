@@ -28,7 +28,7 @@ from ropewalk.server.clusters.leases import LIVE
 from ropewalk.server.clusters.secret import ClusterSecret, open_secret
 from ropewalk.server.clusters.timeline import timeline
 from ropewalk.server.context import Context
-from ropewalk.server.db.models import Account, CloudAccount, Cluster, Event, Member, Node, new_id
+from ropewalk.server.db.models import Account, CloudAccount, Cluster, Event, Member, Node, User, new_id
 from ropewalk.server.events import EventCode, record, shown
 from ropewalk.server.identity.permissions import AccountCaller, Caller, Permission
 
@@ -202,6 +202,8 @@ async def list_all(
     account_id: str | None = None,
     state: str = "live",
     name: str | None = None,
+    contains: str | None = None,
+    creator: str | None = None,
     limit: int = 100,
     before: str | None = None,
 ) -> list[schemas.Cluster]:
@@ -213,6 +215,8 @@ async def list_all(
         account_id: Only of this account, which the caller may see.
         state: ``live`` or ``all``.
         name: Only of this name.
+        contains: Only those whose name has this text in it.
+        creator: Only those that this user made.
         limit: How many at the most.
         before: Only clusters made before the one with this id, to get the next page.
     """
@@ -226,6 +230,10 @@ async def list_all(
         wanted = wanted.where(Cluster.state.in_(LIVE))
     if name is not None:
         wanted = wanted.where(Cluster.name == name)
+    if contains:
+        wanted = wanted.where(Cluster.name.contains(contains, autoescape=True))
+    if creator:
+        wanted = wanted.where(Cluster.creator_id.in_(select(User.id).where(User.username == creator)))
     async with context.db.read() as session:
         if before is not None and (last := await session.get(Cluster, before)) is not None:
             older = (Cluster.created_at == last.created_at) & (Cluster.id < last.id)
@@ -316,7 +324,7 @@ async def _wished(
     details = {"request_id": request} if request is not None else {}
     record(session, now, code, message, account_id=row.account_id, cluster_id=row.id, actor=actor, details=details)
     log.info("cluster.wished", wish=code, cluster=row.id, name=row.name, actor=actor)
-    await context.wakeups.announce(session, f"cluster:{row.id}", f"events:{row.id}")
+    await context.wakeups.announce(session, f"cluster:{row.id}", f"events:{row.id}", f"account:{row.account_id}")
 
 
 def _refuse_ended(row: Cluster) -> None:

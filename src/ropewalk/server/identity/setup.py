@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select, update
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from ropewalk.server.context import Context
 
-__all__ = ["CODE_FILE", "create_first_operator"]
+__all__ = ["CODE_FILE", "create_first_operator", "create_operator_in_browser", "is_done"]
 
 CODE_FILE = "setup-code"
 """In the data directory; mode 0600, removed when the code was used."""
@@ -34,6 +36,27 @@ async def create_first_operator(context: Context, request: SetupRequest, *, addr
         ConflictError: There is an operator already.
         AuthenticationError: The code is wrong.
     """
+    async with _made(context, request, address) as (session, user):
+        return await log_in(context, user, "setup", context.settings.token_days, session=session)
+
+
+async def create_operator_in_browser(context: Context, request: SetupRequest, *, address: str | None) -> User:
+    """As :func:`create_first_operator`, for those who go on with a session instead of a token."""
+    async with _made(context, request, address) as (_, user):
+        return user
+
+
+async def is_done(context: Context) -> bool:
+    """Return whether the first operator was made."""
+    async with context.db.read() as session:
+        return await session.scalar(select(Installation.setup_code_hash)) is None
+
+
+@asynccontextmanager
+async def _made(
+    context: Context, request: SetupRequest, address: str | None
+) -> AsyncIterator[tuple[AsyncSession, User]]:
+    """Make the operator, in a transaction that the body may add to; the code's file goes once it is committed."""
     counter = throttle.by_address(address, purpose="setup", free=10)
     await throttle.failed_before(context, counter)
     hashed = await hash_password(request.password.get_secret_value())
@@ -44,12 +67,11 @@ async def create_first_operator(context: Context, request: SetupRequest, *, addr
         if (await session.execute(used.returning(Installation.id))).scalar_one_or_none() is None:
             raise await _refusal(session)
         await throttle.forget(session, counter)
-        user: User = await add_user(
+        user = await add_user(
             context, session, request.username, hashed, email=request.email, operator=True, by=request.username
         )
-        token = await log_in(context, user, "setup", context.settings.token_days, session=session)
+        yield session, user
     await asyncio.to_thread((context.settings.data_dir / CODE_FILE).unlink, missing_ok=True)
-    return token
 
 
 async def _refusal(session: AsyncSession) -> RopewalkError:

@@ -1,38 +1,43 @@
 """What pages ask for: a permission, by the session's cookie; and pages, not JSON, where something is wrong."""
 
-import secrets
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
+from urllib.parse import urlencode, urlsplit
 
-from fastapi import Depends, Request, Response
+import structlog
+from fastapi import Depends, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ropewalk.errors import AuthenticationError, PermissionDeniedError, RopewalkError
 from ropewalk.server.context import Context
-from ropewalk.server.identity import sessions
-from ropewalk.server.identity.permissions import Guard, Permission, Scope
+from ropewalk.server.identity import access, accounts, sessions
+from ropewalk.server.identity.permissions import AccountCaller, Caller, Guard, Permission, Scope
+from ropewalk.server.web.render import DONE, page
 
 __all__ = [
+    "AccountVisit",
     "ContextDep",
     "PageGate",
     "PageRoute",
+    "Visit",
     "address_of",
     "check_form",
     "cookie_name",
+    "done",
+    "failure",
+    "forget_cookie",
     "is_secure",
-    "page",
+    "local_path",
     "public",
     "require_session",
     "set_cookie",
+    "show",
 ]
 
-_templates = Environment(
-    loader=PackageLoader("ropewalk.server.web"), autoescape=True, undefined=StrictUndefined, auto_reload=False
-)
+log = structlog.get_logger(__name__)
 
 
 def get_context(request: Request) -> Context:
@@ -44,24 +49,60 @@ ContextDep = Annotated[Context, Depends(get_context)]
 
 
 @dataclass(frozen=True)
+class Visit:
+    """Somebody who is signed in, and what their forms must carry."""
+
+    caller: Caller
+    csrf: str
+
+
+@dataclass(frozen=True)
+class AccountVisit(Visit):
+    """A visit of a page about an account."""
+
+    caller: AccountCaller
+
+
+@dataclass(frozen=True)
 class PageGate(Guard):
     """Looks at the session's cookie."""
 
     async def open_to_all(self) -> None:
         """Let everybody through; exists so that the route's permission can be found."""
 
-    async def for_session(self, request: Request, context: ContextDep) -> sessions.SignedIn:
+    async def for_session(self, request: Request, context: ContextDep) -> Visit:
         """Let through whoever is signed in and has the permission."""
-        signed_in = await sessions.find(context, request.cookies.get(cookie_name(context)))
-        if signed_in is None:
-            raise AuthenticationError("You are not signed in, or were for too long.", advice="Sign in again.")
+        signed_in = await _signed_in(request, context)
         signed_in.caller.demand(self.permission)
-        return signed_in
+        return Visit(signed_in.caller, signed_in.csrf)
+
+    async def for_account(
+        self, request: Request, context: ContextDep, account: Annotated[str, Path(max_length=60)]
+    ) -> AccountVisit:
+        """As :meth:`for_session`; the account is the path's ``{account}``, and must be the person's to see."""
+        signed_in = await _signed_in(request, context)
+        caller = await access.to_account(context, signed_in.caller, account)
+        caller.demand(self.permission)
+        return AccountVisit(caller, signed_in.csrf)
+
+
+async def _signed_in(request: Request, context: Context) -> sessions.SignedIn:
+    found = await sessions.find(context, request.cookies.get(cookie_name(context)))
+    if found is None:
+        raise AuthenticationError("You are not signed in, or were for too long.", advice="Sign in again.")
+    structlog.contextvars.bind_contextvars(user=found.caller.username)
+    return found
 
 
 def require_session(permission: Permission) -> Any:
-    """Return the dependency that demands *permission* of whoever is signed in."""
-    return Depends(PageGate(permission).for_session)
+    """Return the dependency that demands *permission* of whoever is signed in.
+
+    It gives an :class:`AccountVisit` for permissions of scope ``account``, and a :class:`Visit` otherwise.
+    """
+    gate = PageGate(permission)
+    if permission.scope is Scope.PUBLIC:
+        raise ValueError(f"{permission} is open to all")
+    return Depends(gate.for_account if permission.scope is Scope.ACCOUNT else gate.for_session)
 
 
 def public(permission: Permission) -> Any:
@@ -94,6 +135,12 @@ def set_cookie(context: Context, response: Response, name: str, value: str) -> N
     )
 
 
+def forget_cookie(context: Context, response: Response, purpose: str = "session") -> None:
+    """Make the browser forget a cookie."""
+    name = cookie_name(context, purpose)
+    response.delete_cookie(name, secure=is_secure(context), httponly=True, samesite="lax")
+
+
 def check_form(given: str, expected: str) -> None:
     """Refuse a form that another site made, or that is from before the session.
 
@@ -106,22 +153,29 @@ def check_form(given: str, expected: str) -> None:
         )
 
 
-def page(template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
-    """Render a page that may load nothing, be framed by nobody, and run no script at all."""
-    nonce = secrets.token_urlsafe(16)
-    response = HTMLResponse(_templates.get_template(template).render(nonce=nonce, **values), status_code=status)
-    response.headers["Content-Security-Policy"] = (
-        f"default-src 'none'; style-src 'nonce-{nonce}'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
-    )
-    response.headers["Cache-Control"] = "no-store"
-    response.headers["Referrer-Policy"] = "same-origin"
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["X-Frame-Options"] = "DENY"
-    return response
+def local_path(wish: str) -> str:
+    """Return *wish* if it is an address on this server, else that of the first page: no link leads elsewhere."""
+    plain = wish.startswith("/") and not wish.startswith(("//", "/\\")) and wish.isprintable()
+    return wish if plain else "/"
+
+
+async def show(context: Context, visit: Visit, template: str, **values: Any) -> HTMLResponse:
+    """Render a page of somebody who is signed in, with the accounts that they can go to."""
+    caller = visit.caller
+    account = caller.account if isinstance(caller, AccountCaller) else caller.username
+    mine = await accounts.list_accounts(context, caller)
+    return page(template, visit=visit, accounts=mine, account=account, may=caller.may, **values)
+
+
+def done(path: str, what: str) -> RedirectResponse:
+    """Go to a page that says what was done, so that loading it again does not do it again."""
+    if what not in DONE:
+        raise KeyError(what)
+    return RedirectResponse(f"{path}{'&' if '?' in path else '?'}done={what}", status_code=303)
 
 
 class PageRoute(APIRoute):
-    """Answers errors with a page; who must sign in is sent to do so."""
+    """Answers errors with a page; who must sign in is sent to do so, and comes back."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         answer = super().get_route_handler()
@@ -130,10 +184,42 @@ class PageRoute(APIRoute):
             try:
                 return await answer(request)
             except AuthenticationError:
-                return RedirectResponse("/device", status_code=303)
+                return _to_sign_in(request)
             except RequestValidationError:
-                return page("message.html", status=422, title="Wrong form", text="The form is not one of this server.")
+                return failure("Wrong form", "The form is not one of this server.", status=422)
             except RopewalkError as exc:
-                return page("message.html", status=exc.http_status, title="That did not work", text=str(exc))
+                return failure(_TITLES.get(exc.http_status, "That did not work"), exc.message, exc.advice, exc)
+            except Exception:
+                log.exception("page.defect", path=request.url.path)
+                number = request.scope.get("ropewalk.request_id")
+                return failure(
+                    "Something is broken here",
+                    "The server ran into a defect of its own. What happened is in its log.",
+                    f"Tell an operator this number: {number}.",
+                    status=500,
+                )
 
         return answer_with_page
+
+
+_TITLES = {403: "You may not do that", 404: "There is nothing here", 429: "Too many tries"}
+
+
+def failure(
+    title: str, text: str, advice: str | None = None, exc: RopewalkError | None = None, *, status: int = 400
+) -> HTMLResponse:
+    """Return the page for what went wrong."""
+    return page("error.html", status=exc.http_status if exc else status, title=title, text=text, advice=advice)
+
+
+def _to_sign_in(request: Request) -> Response:
+    """Send somebody without a session to sign in, and back to the page, not to the form that they sent."""
+    path = request.url.path if request.method == "GET" else urlsplit(request.headers.get("referer", "")).path or "/"
+    if request.method == "GET" and request.url.query:
+        path = f"{path}?{request.url.query}"
+    if request.headers.get("hx-request"):
+        # A part of a page cannot become the sign-in form: the whole page goes there.
+        here = urlsplit(request.headers.get("hx-current-url", ""))
+        path = here.path + (f"?{here.query}" if here.query else "")
+        return Response(status_code=401, headers={"HX-Redirect": f"/sign-in?{urlencode({'next': local_path(path)})}"})
+    return RedirectResponse(f"/sign-in?{urlencode({'next': local_path(path)})}", status_code=303)

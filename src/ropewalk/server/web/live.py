@@ -1,0 +1,65 @@
+"""Tells an open page that something changed; the page then asks for itself again. No data goes this way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from fastapi.responses import StreamingResponse
+
+from ropewalk.server.identity import access, sessions
+
+if TYPE_CHECKING:
+    from ropewalk.server.context import Context
+    from ropewalk.server.identity.permissions import Caller
+
+__all__ = ["KEEP_ALIVE_SECONDS", "LEAST_SECONDS", "respond"]
+
+KEEP_ALIVE_SECONDS = 15.0
+"""A comment is sent on a quiet stream this often: proxies keep it open, and the end of a session is noticed."""
+
+LEAST_SECONDS = 0.5
+"""A busy account changes a page at most this often."""
+
+
+def respond(context: Context, caller: Caller, cookie: str, topic: str) -> StreamingResponse:
+    """Return a stream that says ``changed`` when *topic* is woken, until the session ends or the server stops.
+
+    Args:
+        context: The server's services.
+        caller: Who gets it; an account's, while they may see the account.
+        cookie: Of the session.
+        topic: See :mod:`ropewalk.server.wakeups`.
+    """
+    stream = _follow(context, caller, cookie, topic)
+    return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+async def _follow(context: Context, caller: Caller, cookie: str, topic: str) -> AsyncIterator[str]:
+    with context.wakeups.subscribe(topic) as changed:
+        # A browser that comes back, after a restart of the server for example, has missed something.
+        yield "retry: 2000\nevent: changed\ndata: \n\n"
+        while await _allowed(context, caller, cookie):
+            woken = await _first(changed, context.stopping, seconds=KEEP_ALIVE_SECONDS)
+            if context.stopping.is_set():
+                return
+            changed.clear()
+            yield "event: changed\ndata: \n\n" if woken else ": still here\n\n"
+            if woken:
+                await _first(context.stopping, seconds=LEAST_SECONDS)
+
+
+async def _allowed(context: Context, caller: Caller, cookie: str) -> bool:
+    return await sessions.find(context, cookie) is not None and await access.still(context, caller)
+
+
+async def _first(*events: asyncio.Event, seconds: float) -> bool:
+    """Wait for one of *events*; returns whether one came in time."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        done, _ = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        return bool(done)
+    finally:
+        for wait in waits:
+            wait.cancel()

@@ -1,0 +1,79 @@
+// What pages do beyond HTML: times in the reader's zone, copying, menus that close, forms that are sent once.
+(function () {
+  "use strict";
+
+  var format = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+
+  function localTimes(root) {
+    root.querySelectorAll("time[datetime]:not([title])").forEach(function (element) {
+      element.title = element.textContent;
+      element.textContent = format.format(new Date(element.dateTime));
+    });
+  }
+
+  function unhide(root) {
+    root.querySelectorAll("[hidden][data-with-scripts]").forEach(function (each) { each.hidden = false; });
+  }
+
+  function say(text) {
+    document.getElementById("said").textContent = text;
+  }
+
+  function copy(button) {
+    var text = document.getElementById(button.dataset.copy).textContent;
+    navigator.clipboard.writeText(text).then(function () {
+      var label = button.querySelector("span");
+      var before = label.textContent;
+      label.textContent = "Copied";
+      say("Copied");
+      setTimeout(function () { label.textContent = before; }, 2000);
+    }, function () { say("This browser does not allow copying; select the text instead."); });
+  }
+
+  document.addEventListener("click", function (event) {
+    var button = event.target.closest("[data-copy]");
+    if (button) { copy(button); }
+    if (event.target.closest("[data-theme-switch]")) { window.ropewalkTheme(); }
+    document.querySelectorAll("details.menu[open]").forEach(function (menu) {
+      if (!menu.contains(event.target)) { menu.open = false; }
+    });
+  });
+
+  document.addEventListener("keydown", function (event) {
+    var menu = event.key === "Escape" && document.querySelector("details.menu[open]");
+    if (menu) {
+      menu.open = false;
+      menu.querySelector("summary").focus();
+    }
+  });
+
+  // A double click sends a form once. Coming back by the back button makes its buttons work again.
+  document.addEventListener("submit", function (event) {
+    var form = event.target;
+    if (form.method !== "post" || form.target) { return; }
+    if (form.dataset.sent) { event.preventDefault(); return; }
+    form.dataset.sent = "yes";
+  });
+  window.addEventListener("pageshow", function () {
+    document.querySelectorAll("form[data-sent]").forEach(function (form) { delete form.dataset.sent; });
+  });
+
+  document.addEventListener("change", function (event) {
+    if (event.target.matches("[data-submit]")) { event.target.form.requestSubmit(); }
+  });
+
+  document.addEventListener("htmx:afterSettle", function (event) {
+    localTimes(event.target);
+    unhide(event.target);
+  });
+  document.addEventListener("DOMContentLoaded", function () {
+    localTimes(document);
+    unhide(document);
+    // What was done is told once, not again at every reload.
+    var here = new URL(location.href);
+    if (here.searchParams.has("done")) {
+      here.searchParams.delete("done");
+      history.replaceState(null, "", here);
+    }
+  });
+})();

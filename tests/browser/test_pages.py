@@ -1,0 +1,218 @@
+"""The pages in a real Chromium: they work by keyboard and mouse, follow what happens, and keep nobody out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from ropewalk.client import calls
+from ropewalk.schemas.clusters import ClusterCreate
+from ropewalk.schemas.identity import UserCreate
+from tests.browser.conftest import ARTEFACTS, LiveServer
+from tests.support.waiting import wait_until
+
+AXE = Path(__file__).parents[2] / ".cache" / "axe.js"
+"""Put there by the build of a working copy, scripts/web_assets.py."""
+PASSWORD = "correct horse battery"
+PATIENCE = 60_000
+"""Milliseconds: the machine may be busy."""
+SMALL = {"worker_cpu": 1, "worker_memory": "1 GiB", "scheduler_memory": "1 GiB"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A server whose operator, ada, has a password, and the user mia."""
+    made = LiveServer(tmp_path_factory.mktemp("server"))
+    try:
+        made.start()
+        yield made
+        made.stop_clusters()
+    finally:
+        made.kill_everything()
+
+
+@pytest.fixture(scope="module")
+def ready(server: LiveServer, chromium: Browser) -> LiveServer:
+    """The server after its first run, which was done in the browser."""
+    context = chromium.new_context()
+    page = context.new_page()
+    page.goto(server.url)
+    expect(page.get_by_role("heading", name="Set up this server")).to_be_visible()
+    look(page, "set-up")
+    page.get_by_label("Set-up code").fill((server.data / "setup-code").read_text().strip())
+    page.get_by_label("User name").fill("ada")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Make the operator").click()
+    expect(page.get_by_role("heading", name="No cluster runs")).to_be_visible(timeout=PATIENCE)
+    look(page, "clusters-empty")
+    page.goto(f"{server.url}/profile/tokens")
+    page.get_by_label("Name").fill("tests")
+    page.get_by_role("button", name="Make the token").click()
+    server.token = page.locator("#secret").inner_text()
+    look(page, "token")
+    context.close()
+    with server.api() as api:
+        api(calls.create_user(UserCreate.model_validate({"username": "mia", "password": PASSWORD})))
+    return server
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Iterator[Page]:
+    """A tab in which no error of a script, or of the content policy, goes unseen."""
+    context.set_default_timeout(PATIENCE)
+    made = context.new_page()
+    problems: list[str] = []
+    made.on("pageerror", lambda error: problems.append(str(error)))
+    made.on("console", lambda m: problems.append(m.text) if "Content Security Policy" in m.text else None)
+    yield made
+    assert not problems
+
+
+def look(page: Page, name: str) -> None:
+    """Keep pictures: light, dark, and on a telephone."""
+    ARTEFACTS.mkdir(parents=True, exist_ok=True)
+    size = page.viewport_size
+    for scheme, width in (("light", 1280), ("dark", 1280), ("light", 400)):
+        page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+        page.set_viewport_size({"width": width, "height": 800})
+        page.screenshot(path=ARTEFACTS / f"{name}-{scheme}-{width}.png", full_page=True, animations="disabled")
+        wide = page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
+        assert not wide, f"{name} is wider than a screen of {width}"
+    page.emulate_media(color_scheme="light")
+    if size is not None:
+        page.set_viewport_size(size)
+
+
+def sign_in(page: Page, server: LiveServer, username: str = "ada") -> None:
+    page.goto(f"{server.url}/sign-in")
+    page.get_by_label("User name").fill(username)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/clusters")
+
+
+def create(server: LiveServer, name: str) -> None:
+    with server.api() as api:
+        wish = ClusterCreate.model_validate({"name": name, "n_workers": 1, **SMALL})
+        api(calls.create_cluster("ada", wish, reattach=False))
+
+
+def violations(page: Page) -> list[dict[str, Any]]:
+    """Return what axe finds serious; run by the browser's debugger, which the content policy lets."""
+    page.evaluate(AXE.read_text())
+    found: dict[str, Any] = page.evaluate("axe.run()")
+    serious = [each for each in found["violations"] if each["impact"] in ("serious", "critical")]
+    return [{"id": each["id"], "where": [node["html"][:200] for node in each["nodes"][:3]]} for each in serious]
+
+
+def test_a_cluster_appears_becomes_ready_and_is_stopped_without_a_reload(ready: LiveServer, page: Page) -> None:
+    sign_in(page, ready)
+    page.evaluate("window.loadedOnce = true")
+    create(ready, "etl")
+    row = page.get_by_role("row", name="etl")
+    expect(row).to_be_visible(timeout=PATIENCE)
+    expect(row.locator(".state")).to_have_text("ready", timeout=PATIENCE)
+    expect(row).to_contain_text("1 of 1", timeout=PATIENCE)
+    assert page.evaluate("window.loadedOnce"), "the page itself was never loaded again"
+    look(page, "clusters")
+    assert violations(page) == []
+    row.get_by_role("link", name="Stop etl").click()
+    look(page, "stop")
+    assert violations(page) == []
+    page.get_by_role("button", name="Stop it").dblclick()
+    expect(page.get_by_text("The cluster was asked to stop")).to_be_visible()
+    expect(page.get_by_role("heading", name="No cluster runs")).to_be_visible(timeout=PATIENCE)
+    assert "done=" not in page.url, "a reload does not say it again"
+
+
+def test_the_table_follows_again_after_a_restart_of_the_server(ready: LiveServer, page: Page) -> None:
+    sign_in(page, ready)
+    ready.stop()
+    ready.start()
+    create(ready, "after")
+    expect(page.get_by_role("row", name="after")).to_be_visible(timeout=PATIENCE)
+    with ready.api() as api:
+        api(calls.stop_cluster("ada", "after"))
+        wait_until(lambda: not api(calls.get_cluster("ada", "after")).state.live, within=60)
+    expect(page.get_by_role("row", name="after")).to_have_count(0, timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("path", ["/profile", "/profile/tokens", "/device", "/nowhere", "/accounts/ada/clusters"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_serious_keeps_people_from_using_a_page(ready: LiveServer, page: Page, path: str, scheme: str) -> None:
+    page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+    sign_in(page, ready)
+    page.goto(ready.url + path)
+    assert page.locator("html").get_attribute("data-bs-theme") == scheme
+    assert violations(page) == []
+    look(page, "page" + path.replace("/", "-"))
+
+
+def test_the_sign_in_page_is_fine_too_and_works_by_keyboard(ready: LiveServer, page: Page) -> None:
+    page.goto(f"{ready.url}/profile")
+    assert violations(page) == []
+    look(page, "sign-in")
+    page.keyboard.type("ada")
+    page.keyboard.press("Tab")
+    page.keyboard.type(PASSWORD)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/profile")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("main")).to_be_focused()
+
+
+def test_times_are_in_the_readers_zone(ready: LiveServer, chromium: Browser) -> None:
+    context = chromium.new_context(timezone_id="Asia/Kolkata", locale="en-GB")
+    page = context.new_page()
+    sign_in(page, ready)
+    page.goto(f"{ready.url}/profile")
+    moment = page.locator("time").first
+    hour = json.loads(page.evaluate("JSON.stringify(new Date(document.querySelector('time').dateTime).getHours())"))
+    assert f"{hour:02}:" in moment.inner_text()
+    assert "UTC" in str(moment.get_attribute("title"))
+    context.close()
+
+
+def test_pages_can_be_read_and_used_without_scripts(ready: LiveServer, chromium: Browser) -> None:
+    context = chromium.new_context(java_script_enabled=False)
+    page = context.new_page()
+    sign_in(page, ready)
+    expect(page.get_by_role("heading", name="Clusters", exact=True)).to_be_visible()
+    page.locator("summary").last.click()
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_text("You are signed out")).to_be_visible()
+    context.close()
+
+
+def test_a_stranger_gets_a_page_that_says_nothing(ready: LiveServer, page: Page) -> None:
+    sign_in(page, ready, "mia")
+    answer = page.goto(f"{ready.url}/accounts/ada/clusters")
+    assert answer is not None
+    assert answer.status == 404
+    expect(page.get_by_role("heading", name="There is nothing here")).to_be_visible()
+    assert violations(page) == []
+
+
+def test_after_signing_out_the_back_button_shows_nothing(ready: LiveServer, page: Page) -> None:
+    sign_in(page, ready)
+    page.goto(f"{ready.url}/profile")
+    page.locator("summary").last.click()
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_text("You are signed out")).to_be_visible()
+    page.go_back()
+    expect(page.get_by_role("heading", name="Sign in to Ropewalk")).to_be_visible()
+
+
+def test_dark_can_be_chosen_and_is_remembered(ready: LiveServer, page: Page) -> None:
+    sign_in(page, ready)
+    page.get_by_role("button", name="Switch between light and dark").click()
+    page.goto(f"{ready.url}/profile")
+    expect(page.locator("html")).to_have_attribute("data-bs-theme", "dark")
+    expect(page.get_by_role("heading", name="Profile")).to_be_visible()
