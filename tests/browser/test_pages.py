@@ -121,7 +121,18 @@ def test_a_cluster_appears_becomes_ready_and_is_stopped_without_a_reload(ready: 
     assert page.evaluate("window.loadedOnce"), "the page itself was never loaded again"
     look(page, "clusters")
     assert violations(page) == []
-    row.get_by_role("link", name="Stop etl").click()
+    row.get_by_role("link", name="etl", exact=True).click()
+    expect(page.get_by_text("1 ready of 1")).to_be_visible()
+    look(page, "cluster")
+    assert violations(page) == []
+    page.get_by_label("Workers", exact=True).fill("2")
+    page.get_by_role("button", name="Scale").click()
+    expect(page.get_by_text("2 ready of 2")).to_be_visible(timeout=PATIENCE)
+    with page.expect_popup() as opened:
+        page.get_by_role("button", name="Open the dashboard").click()
+    opened.value.wait_for_url("**/status")
+    opened.value.close()
+    page.get_by_role("link", name="Stop etl").click()
     look(page, "stop")
     assert violations(page) == []
     page.get_by_role("button", name="Stop it").dblclick()

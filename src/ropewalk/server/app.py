@@ -35,6 +35,7 @@ from ropewalk.server.gateway.upstreams import Upstreams
 from ropewalk.server.metrics import Metrics
 from ropewalk.server.setup import check_schema, open_vault, prepare
 from ropewalk.server.wakeups import Wakeups
+from ropewalk.server.web import cluster as cluster_page
 from ropewalk.server.web import clusters as cluster_pages
 from ropewalk.server.web import device, profile, sign_in, static_files
 from ropewalk.server.web import errors as page_errors
@@ -63,6 +64,7 @@ _ROUTERS = (
     device.router,
     profile.router,
     cluster_pages.router,
+    cluster_page.router,
 )
 
 _TAGS = [

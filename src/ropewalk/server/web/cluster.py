@@ -1,0 +1,102 @@
+"""One cluster: what happened to it, its nodes, how to connect to it, its dashboard, and its size."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form, Query, Request, Response
+from fastapi.responses import RedirectResponse
+from pydantic import ValidationError
+
+from ropewalk.errors import ClusterError, ConflictError, InputError, LimitExceededError
+from ropewalk.schemas.clusters import ClusterScale
+from ropewalk.server.clusters import service
+from ropewalk.server.context import Context
+from ropewalk.server.gateway import passes
+from ropewalk.server.identity.permissions import Permission
+from ropewalk.server.web import live
+from ropewalk.server.web.deps import (
+    AccountVisit,
+    ContextDep,
+    PageRoute,
+    check_form,
+    cookie_name,
+    done,
+    require_session,
+    show,
+)
+
+router = APIRouter(prefix="/accounts/{account}/clusters/{cluster}", route_class=PageRoute, include_in_schema=False)
+
+Csrf = Annotated[str, Form(max_length=128)]
+Reader = Annotated[AccountVisit, require_session(Permission.ACCOUNT_CLUSTERS_READ)]
+
+
+@router.get("")
+async def show_cluster(
+    context: ContextDep, visit: Reader, cluster: str, done: Annotated[str, Query(max_length=20)] = ""
+) -> Response:
+    """Show a cluster, by its id or its name."""
+    return await _page(context, visit, cluster, done=done)
+
+
+@router.get("/live")
+async def follow(context: ContextDep, visit: Reader, request: Request, cluster: str) -> Response:
+    """Say when something happens to the cluster."""
+    found = await service.get(context, visit.caller, cluster)
+    return live.respond(context, visit.caller, request.cookies[cookie_name(context)], f"events:{found.id}")
+
+
+@router.post("/scale")
+async def scale(
+    context: ContextDep,
+    visit: Annotated[AccountVisit, require_session(Permission.ACCOUNT_CLUSTERS_SCALE)],
+    cluster: str,
+    *,
+    workers: Annotated[str, Form(max_length=20)] = "",
+    maximum: Annotated[str, Form(max_length=20)] = "",
+    csrf: Csrf = "",
+) -> Response:
+    """Change the number of workers; with a maximum, it adapts between both."""
+    check_form(csrf, visit.csrf)
+    typed = {"workers": workers, "maximum": maximum}
+    try:
+        bounds = [int(each) for each in (workers, maximum) if each.strip()]
+        wish = ClusterScale.model_validate({"n_workers": tuple(bounds) if maximum.strip() else bounds[0]})
+        found = await service.scale(context, visit.caller, cluster, wish)
+    except (ValidationError, ValueError, IndexError):
+        text = "Give whole numbers: how many workers, or the least and the most."
+        return await _page(context, visit, cluster, status=422, error=text, typed=typed)
+    except (ClusterError, ConflictError, InputError, LimitExceededError) as exc:
+        return await _page(context, visit, cluster, status=exc.http_status, error=str(exc), typed=typed)
+    return done(f"/accounts/{visit.caller.account}/clusters/{found.id}", "scaled")
+
+
+@router.post("/dashboard")
+async def open_dashboard(
+    context: ContextDep,
+    visit: Annotated[AccountVisit, require_session(Permission.ACCOUNT_CLUSTERS_DASHBOARD)],
+    cluster: str,
+    csrf: Csrf = "",
+) -> Response:
+    """Go to the cluster's dashboard, on its own origin, with a ticket that works once."""
+    check_form(csrf, visit.csrf)
+    ticket = await passes.issue(context, visit.caller, cluster)
+    return RedirectResponse(ticket.url, status_code=303)
+
+
+async def _page(context: Context, visit: AccountVisit, name: str, **values: Any) -> Response:
+    found = await service.get(context, visit.caller, name)
+    # Of the newest that a name may mean now, not of another one that takes the name between two questions.
+    events, _, _ = await service.events(context, visit.caller, found.id)
+    origin = context.settings.dashboard_origin(found.id)
+    values = {"error": "", "typed": {"workers": "", "maximum": ""}, **values}
+    return await show(
+        context,
+        visit,
+        "cluster.html",
+        here="clusters",
+        cluster=found,
+        events=events[::-1],
+        now=context.clock.now(),
+        forms_to=[] if origin is None else [origin],
+        **values,
+    )
