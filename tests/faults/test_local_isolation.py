@@ -402,7 +402,7 @@ class TestLimits:
             limited.settings,
             program=PROGRAM,
             stop_grace=0.2,
-            spawner=spawners.spawner("warm"),
+            spawner=spawners.fresh("warm"),
         )
         node = await limited.launch("a", ESCAPE)
         await limited.result(node)

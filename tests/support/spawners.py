@@ -25,6 +25,13 @@ def spawner(mode: str) -> Spawner:
     return made
 
 
+def fresh(mode: str) -> Spawner:
+    """Return a spawner of *mode* that has this test's environment: nodes of another one are not forked."""
+    if mode in _made:
+        _made.pop(mode).close()
+    return spawner(mode)
+
+
 def close_all() -> None:
     """End the warm parent of the tests."""
     while _made:
