@@ -27,6 +27,8 @@ from tests.support.client import cluster as answer
 from tests.support.waiting import wait_until
 
 PROGRAM = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it is ignored
 import ropewalk
 cluster = ropewalk.Cluster(n_workers=1, name={name!r}, wait_for_workers=True, show_progress=True)
 print("started", flush=True)
