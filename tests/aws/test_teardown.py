@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -129,7 +130,8 @@ async def test_a_role_of_our_name_that_somebody_else_made_stays(builder: Builder
 async def test_a_role_to_which_people_gave_rights_goes_and_their_policies_stay(builder: Builder) -> None:
     before = await full(builder)
     iam, role = builder.double.client("iam"), builder.one("task_role").details["name"]
-    document = '{"Version": "2012-10-17", "Statement": []}'
+    allowed = {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "*"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
     policy = iam.create_policy(PolicyName="data", PolicyDocument=document)["Policy"]["Arn"]
     iam.attach_role_policy(RoleName=role, PolicyArn=policy)
     iam.put_role_policy(RoleName=role, PolicyName="more", PolicyDocument=document)
