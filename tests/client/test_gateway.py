@@ -47,7 +47,7 @@ def test_dasks_client_works_through_the_gateway_as_it_does_directly(
             assert client.submit(sum, client.map(operator.neg, range(100))).result() == -4950
             blob = bytes(range(256)) * 40_000
             assert client.submit(len, client.scatter(blob)).result() == len(blob)
-            assert client.gather(client.scatter(blob)) == blob
+            assert client.gather(client.scatter(blob[::-1])) == blob[::-1]
         cluster.scale(2)
         with cluster.get_client() as client:
             client.wait_for_workers(2, timeout=60)

@@ -392,7 +392,7 @@ class TestNanny:
                     return None if pid in before else int(pid)
             return None
 
-        return await eventually(there)
+        return await eventually(there, within=90)
 
     async def test_has_its_worker_forked_and_forks_another_when_it_dies_or_is_restarted(
         self, backend: LocalBackend, client: Client

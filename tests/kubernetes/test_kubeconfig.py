@@ -69,7 +69,7 @@ class TestWhatIsKept:
         credentials, settings = parse(config)
         kept = credentials.model_dump_json() + settings.model_dump_json()
         assert "touch" not in kept
-        assert "u2" not in kept
+        assert '"u2"' not in kept
 
     def test_shows_no_secret(self, config: dict[str, Any]) -> None:
         credentials, settings = parse(config)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.exc import StatementError
 
 from ropewalk.server.db.engine import Database
 from ropewalk.server.db.models import Account
+from ropewalk.server.db.sqlite import PatientConnection
 from tests.support.clock import FakeClock
 
 
@@ -97,3 +101,49 @@ async def test_cancelled_work_leaves_no_lock_and_no_broken_connection(
         async with asyncio.timeout(5), database.transaction() as session:
             assert list(await session.scalars(select(Account.slug))) == []
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+@pytest.mark.parametrize("statement", range(1, 8))
+async def test_a_connection_is_closed_whenever_its_user_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: int
+) -> None:
+    patiently, calls = PatientConnection.patiently, 0
+
+    async def cancelled(self: PatientConnection, *args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        task = asyncio.current_task()
+        if calls == statement and task is not None:
+            asyncio.get_running_loop().call_soon(task.cancel)
+        return await patiently(self, *args, **kwargs)
+
+    monkeypatch.setattr(PatientConnection, "patiently", cancelled)
+    database = Database(f"sqlite:///{tmp_path}/new.db")
+
+    async def look() -> None:
+        async with database.read() as session:
+            await session.execute(text("SELECT 1"))
+
+    (outcome,) = await asyncio.gather(asyncio.create_task(look()), return_exceptions=True)
+    assert isinstance(outcome, asyncio.CancelledError) is (calls >= statement)
+    await database.close()
+    # A connection that nobody closed would say so now, and pytest makes an error of that.
+    gc.collect()
+
+
+async def test_a_connection_that_is_in_use_at_the_end_is_waited_for_and_closed(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/new.db")
+    begun, finish = asyncio.Event(), asyncio.Event()
+
+    async def look() -> None:
+        async with database.read() as session:
+            await session.execute(text("SELECT 1"))
+            begun.set()
+            await finish.wait()
+
+    task = asyncio.create_task(look())
+    await begun.wait()
+    closing = asyncio.create_task(database.close())
+    finish.set()
+    await asyncio.gather(task, closing)
+    gc.collect()  # as above

@@ -122,8 +122,17 @@ async def test_a_launch_that_answers_wrong_is_asked_again_and_starts_nothing_twi
             return wrong[what]
         raise ZeroDivisionError("a defect")
 
+    observe, noted = MemoryBackend.observe, asyncio.Event()
+
+    async def look_afterwards(self: MemoryBackend, nodes: Any) -> Any:
+        await noted.wait()  # a look that comes first would show the nodes, and nobody would mind the answer
+        return await observe(self, nodes)
+
     monkeypatch.setattr(MemoryBackend, "launch", effect_but_wrong_answer)
+    monkeypatch.setattr(MemoryBackend, "observe", look_afterwards)
     await running.create(n_workers=3)
+    await eventually(lambda: running.launches_failed(1))
+    noted.set()
 
     async def ready() -> bool:
         running.tick(5)

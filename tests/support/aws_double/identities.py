@@ -29,6 +29,9 @@ def _followed(handler: Callable[..., Awaitable[Answer]]) -> Callable[..., Awaita
         if ecs_role and _REAL in iam._roles:
             message = f"Service role name {_REAL} has been taken in this account, please try a different suffix."
             return error("iam:", "InvalidInput", message, 400)
+        trust = params.get("AssumeRolePolicyDocument" if action == "iam:CreateRole" else "PolicyDocument", "Statement")
+        if action in ("iam:CreateRole", "iam:UpdateAssumeRolePolicy") and "Statement" not in trust:
+            return error("iam:", "MalformedPolicyDocument", "Missing required field Statement", 400)
         status, answer_headers, answer = await handler(method, path, headers, body, query)
         if ecs_role and status < 400:
             role = iam._roles.pop(_OURS)

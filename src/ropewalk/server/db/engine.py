@@ -6,6 +6,8 @@ the row locks of the statements. Transactions are short and never span a network
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -16,9 +18,13 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.pool import QueuePool
 
 from ropewalk.errors import SettingsError, UnavailableError
 from ropewalk.server.db import sqlite
+
+CLOSE_SECONDS, CLOSE_PAUSE = 2.0, 0.005
+"""How long the end waits for connections in use: what was cancelled gives them back within milliseconds."""
 
 _READ = "ropewalk_read"
 """Execution option of connections that only read."""
@@ -144,6 +150,11 @@ class Database:
         return f"Check that PostgreSQL runs at {url.host}:{url.port or 5432} and that database_url is right."
 
     async def close(self) -> None:
+        """Close all connections, once those in use were given back: of the others nobody would know any more."""
+        pool = self.engine.sync_engine.pool
+        deadline = time.monotonic() + CLOSE_SECONDS
+        while isinstance(pool, QueuePool) and pool.checkedout() and time.monotonic() < deadline:
+            await asyncio.sleep(CLOSE_PAUSE)  # noqa: ASYNC110 - the pool tells nobody
         await self.engine.dispose()
 
 

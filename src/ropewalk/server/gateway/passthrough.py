@@ -69,6 +69,7 @@ class Gateway:
         for task in self._open:
             task.cancel()
         await asyncio.gather(self._sweeper, *self._open, return_exceptions=True)
+        await self._routes.stop()
         await self._server.wait_closed()
 
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

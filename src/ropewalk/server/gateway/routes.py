@@ -43,6 +43,13 @@ class Routes:
         self._kept: OrderedDict[str, tuple[float, Route | None]] = OrderedDict()
         self._asking: dict[str, asyncio.Task[Route | None]] = {}
 
+    async def stop(self) -> None:
+        """End what is still being asked."""
+        asking = list(self._asking.values())
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+
     async def find(self, name: str | None) -> Route | None:
         """Return the scheduler that *name* stands for; None: there is none, or it has ended or is not there yet."""
         match = _NAME.fullmatch(name or "")
