@@ -18,7 +18,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import Pool, QueuePool
 
 from ropewalk.errors import SettingsError, UnavailableError
 from ropewalk.server.db import sqlite
@@ -153,9 +153,13 @@ class Database:
         """Close all connections, once those in use were given back: of the others nobody would know any more."""
         pool = self.engine.sync_engine.pool
         deadline = time.monotonic() + CLOSE_SECONDS
-        while isinstance(pool, QueuePool) and pool.checkedout() and time.monotonic() < deadline:
-            await asyncio.sleep(CLOSE_PAUSE)  # noqa: ASYNC110 - the pool tells nobody
+        while _used(pool) and time.monotonic() < deadline:  # noqa: ASYNC110 - the pool tells nobody
+            await asyncio.sleep(CLOSE_PAUSE)
         await self.engine.dispose()
+
+
+def _used(pool: Pool) -> bool:
+    return isinstance(pool, QueuePool) and pool.checkedout() > 0
 
 
 def _configure_sqlite(engine: AsyncEngine) -> None:
