@@ -409,7 +409,7 @@ class TestNanny:
     async def test_ends_a_worker_that_takes_too_much_memory(self, backend: LocalBackend, client: Client) -> None:
         await client.restart()  # from here on the Nanny watches
         first = await self.worker(client)
-        hog = client.submit(eval, "(bytearray(b'x') * 2**29, __import__('time').sleep(30))", pure=False, retries=0)
+        hog = client.submit(eval, "(bytearray(b'x') * 2**31, __import__('time').sleep(30))", pure=False, retries=0)
         await self.worker(client, first)
         hog.release()
         assert "95% memory budget" in (await backend.logs(W)).text
