@@ -87,3 +87,10 @@ def test_tables_show_the_part_of_a_time_that_matters(ago: timedelta, shown: str)
     local = (NOW - ago).astimezone()
     clock = f"{local:%H:%M:%S}" if local.date() == NOW.astimezone().date() else f"{local:%Y-%m-%d}"
     assert output.short(NOW - ago, NOW) == f"{clock} {shown}"
+
+
+def test_lists_are_shown_as_people_write_them(capsys: pytest.CaptureFixture[str]) -> None:
+    output.facts([("From", ["10.0.0.0/8", "5.6.7.8/32"]), ("Peering", [])])
+    shown = capsys.readouterr().out
+    assert "10.0.0.0/8, 5.6.7.8/32" in shown
+    assert "[" not in shown

@@ -208,3 +208,7 @@ def test_other_errors_have_no_code_of_aws() -> None:
     details: dict[str, Any] = {}
     assert aws_code(BackendError("x", details=details)) is None
     assert aws_code(ValueError("x")) is None
+
+
+def test_a_refusal_without_a_reason_says_that_there_is_none() -> None:
+    assert fixed(answered("400", "")).message == "AWS refused ecs:RunTask (400) without saying why."

@@ -159,6 +159,8 @@ def _cell(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, datetime):
         return short(value)
+    if isinstance(value, list):
+        return ", ".join(_cell(item) for item in value) or "-"
     return clean(f"{value:g}" if isinstance(value, float) else str(value)).replace("\n", " ")
 
 

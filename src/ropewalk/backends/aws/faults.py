@@ -78,7 +78,8 @@ def _answered(response: dict[str, Any], call: str) -> Fault:
         return Fault(_from_sentence(sentence, message, call, details), Effect.REFUSED)
     if quota := quota_of(call.split(":", maxsplit=1)[0], code, message):
         return Fault(quota.error(message, details), Effect.REFUSED, quota)
-    return Fault(FixItError(f"AWS refused {call} ({code}): {message}", details=details), Effect.REFUSED)
+    why = f": {message}" if message else " without saying why."
+    return Fault(FixItError(f"AWS refused {call} ({code}){why}", details=details), Effect.REFUSED)
 
 
 _SERVER_FAULTS = frozenset({
