@@ -72,7 +72,7 @@ async def test_pages_are_followed_to_the_last(aws: Double, api: Aws) -> None:
 
 async def test_pages_of_iam_are_followed_by_their_marker(aws: Double, api: Aws) -> None:
     for number in range(3):
-        aws.client("iam").create_role(RoleName=f"r{number}", AssumeRolePolicyDocument="{}")
+        aws.client("iam").create_role(RoleName=f"r{number}", AssumeRolePolicyDocument=json.dumps(TRUST))
     found = [role["RoleName"] async for role in api.pages("iam", "ListRoles", "Roles", MaxItems=1)]
     assert {"r0", "r1", "r2"} <= set(found)
 

@@ -12,6 +12,7 @@ from ropewalk.backends.aws.infrastructure import owned
 from ropewalk.backends.aws.tags import place_tags, resource_name
 from ropewalk.errors import FixItError
 from tests.aws.building import PLACE, Builder, KilledError, building, impatient, inventory
+from tests.support.aws_world import TRUST
 from tests.support.ministack import Double
 
 
@@ -119,7 +120,7 @@ async def test_what_lost_its_tags_is_left_alone_until_it_has_them_again(builder:
 async def test_a_role_of_our_name_that_somebody_else_made_stays(builder: Builder) -> None:
     name = f"{resource_name(PLACE)}-task"
     iam = builder.double.client("iam")
-    iam.create_role(RoleName=name, AssumeRolePolicyDocument="{}", Description="mine")
+    iam.create_role(RoleName=name, AssumeRolePolicyDocument=TRUST, Description="mine")
     with pytest.raises(FixItError, match="was not made by this installation"):
         await builder.run(builder.prepare())
     with pytest.raises(FixItError, match="left alone"):

@@ -555,8 +555,8 @@ class TestRetention:
 
 class TestWithoutPidfd:
     async def test_the_end_of_a_node_is_told(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        backend = make(root, grace=0.3)  # first: a warm parent is not had without it, and all tests share one
         monkeypatch.delattr(os, "pidfd_open")
-        backend = make(root, grace=0.3)
         await backend.launch(request("s", "s2", deaf=True))
         os.kill(await up(backend, "s"), signal.SIGKILL)
         while (await look(backend, "s")).answer is not Answer.GONE:
@@ -565,6 +565,23 @@ class TestWithoutPidfd:
         await backend.stop([handle("s2")])
         await gone(backend, "s2")
         await backend.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_a_process_whose_first_thread_has_ended_lives_until_its_last_one_does() -> None:
+    code = (
+        "import ctypes, sys, threading\n"
+        "threading.Thread(target=sys.stdin.read).start()\n"
+        "ctypes.CDLL(None).pthread_exit(0)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as process:
+        wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE)
+        identity = processes.identity_of(process.pid)
+        assert identity is not None
+        assert processes.alive(identity)
+        assert process.poll() is None
+        processes.kill([identity])
+        assert process.wait(20) == -signal.SIGKILL
 
 
 def test_nothing_is_left_of_these_tests() -> None:

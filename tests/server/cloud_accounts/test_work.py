@@ -397,6 +397,11 @@ async def test_what_is_torn_down_cannot_be_prepared_until_it_is_gone(world: Worl
     await world.ask(ada, "POST", "/teardown")
     refused = await world.prepare(ada, 409)
     assert "being torn down" in refused["error"]["message"]
+
+    async def waits() -> bool:
+        return "retrying" in await world.codes(ada)
+
+    await eventually(waits)
     world.tick(61)
     await world.until(ada, "removed")
     await world.prepare(ada)

@@ -124,8 +124,10 @@ def _look_linux(pid: int) -> tuple[Identity, int] | None:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    state, session, start = fields[0], int(fields[3]), fields[19].decode()
-    return None if state in (b"Z", b"X") else (Identity(pid, start, boot_id()), session)
+    state, session, threads, start = fields[0], int(fields[3]), int(fields[17]), fields[19].decode()
+    # The first thread of a process that ends may be a zombie while others still run: nobody can be told its status yet.
+    over = state == b"X" or (state == b"Z" and threads <= 1)
+    return None if over else (Identity(pid, start, boot_id()), session)
 
 
 def _look_psutil(pid: int) -> tuple[Identity, int] | None:
