@@ -321,15 +321,16 @@ class WheelsWanted(Schema):
 
 
 class IndexCredentials(Schema):
-    """Credentials of a private index, without the secret."""
+    """Credentials of a private index: that there are some, and for what."""
 
-    name: Slug
-    url: IndexUrl = Field(description="Address of the index; they are sent to no other host.")
-    username: str
-    updated_at: datetime | None = None
+    name: str
+    url: str
+    updated_at: datetime
 
 
 class IndexCredentialsSet(Schema):
-    url: IndexUrl
-    username: Annotated[Line, Field(max_length=500)] = Field("__token__", description="Often `__token__`.")
+    """Credentials of a private index; stored encrypted, never returned."""
+
+    url: IndexUrl = Field(description="Address of the index; they are sent to no other host.")
+    username: Annotated[Line, Field(max_length=500)] = Field("__token__", repr=False)
     password: Annotated[str, Field(min_length=1, max_length=10_000)] = Field(repr=False)

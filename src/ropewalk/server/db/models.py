@@ -240,6 +240,10 @@ class Cluster(Base):
     secret: Mapped[bytes]
     """Ciphertext of the certificates and of ``environ``."""
     tags: Mapped[dict[str, Any]]
+    image: Mapped[str | None]
+    """Of its software environment, where nodes run in containers."""
+    venv: Mapped[str | None] = mapped_column(index=True)
+    """Folder of its software environment, where nodes are processes: kept for as long as it lives."""
 
     # Desired.
     n_workers: Mapped[int]
@@ -306,6 +310,7 @@ class Event(Base):
         Index("ix_events_account", "account_id", "id"),
         Index("ix_events_cluster", "cluster_id", "id"),
         Index("ix_events_cloud_account", "cloud_account_id", "id"),
+        Index("ix_events_build", "build_id", "id"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
@@ -313,6 +318,8 @@ class Event(Base):
     account_id: Mapped[str | None]
     cluster_id: Mapped[str | None]
     cloud_account_id: Mapped[str | None]
+    build_id: Mapped[str | None]
+    """Of a software environment."""
     node: Mapped[str | None]
     actor: Mapped[str | None]
     """User name, or null for the system: events are the audit trail, too."""
@@ -328,4 +335,115 @@ class Configuration(Base):
     account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"), primary_key=True)
     name: Mapped[str] = mapped_column(primary_key=True)
     spec: Mapped[dict[str, Any]]
+    updated_at: Mapped[datetime]
+
+
+class Environment(Base):
+    """A name that points to the newest version which could be built."""
+
+    __tablename__ = "environments"
+    __table_args__ = (
+        # A name is taken only while its environment is not deleted.
+        Index(
+            "uq_environments_live_name",
+            "account_id",
+            "name",
+            unique=True,
+            sqlite_where=text("deleted_at IS NULL"),
+            postgresql_where=text("deleted_at IS NULL"),
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"))
+    creator_id: Mapped[str] = mapped_column(ForeignKey("users.id"))
+    name: Mapped[str]
+    private: Mapped[bool] = mapped_column(default=False)
+    managed: Mapped[bool] = mapped_column(default=False)
+    """Made by package sync."""
+    good: Mapped[int | None]
+    """Number of the newest version that was built."""
+    latest: Mapped[int] = mapped_column(default=0)
+    """Number of the newest version; never goes back."""
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    used_at: Mapped[datetime]
+    """When a cluster last asked for it."""
+    deleted_at: Mapped[datetime | None]
+    """The row stays: events and clusters tell of it."""
+
+
+class EnvironmentVersion(Base):
+    """What an environment was asked to be, never changed afterwards."""
+
+    __tablename__ = "environment_versions"
+    __table_args__ = (UniqueConstraint("environment_id", "number"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    environment_id: Mapped[str] = mapped_column(ForeignKey("environments.id"))
+    number: Mapped[int]
+    spec: Mapped[dict[str, Any]]
+    spec_hash: Mapped[str]
+    state: Mapped[str]
+    reason: Mapped[str | None]
+    creator: Mapped[str]
+    created_at: Mapped[datetime]
+
+
+class EnvironmentBuild(Base):
+    """A version made for one place where clusters run."""
+
+    __tablename__ = "environment_builds"
+    __table_args__ = (
+        UniqueConstraint("version_id", "target", "platform"),
+        Index("ix_environment_builds_hash", "account_id", "spec_hash", "target"),
+        Index("ix_environment_builds_lease", "state", "lease_expires_at"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    version_id: Mapped[str] = mapped_column(ForeignKey("environment_versions.id"))
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"))
+    cloud_account_id: Mapped[str] = mapped_column(ForeignKey("cloud_accounts.id"))
+    spec_hash: Mapped[str]
+    target: Mapped[str]
+    platform: Mapped[str]
+    fresh: Mapped[bool] = mapped_column(default=False)
+    """Nothing that was resolved before is used."""
+    actor: Mapped[str | None]
+    """Who asked for it last."""
+
+    state: Mapped[str]
+    reason: Mapped[str | None]
+    error: Mapped[dict[str, Any] | None]
+    lock: Mapped[dict[str, Any] | None]
+    """What it was resolved to: packages by version and hash."""
+    image: Mapped[str | None]
+    path: Mapped[str | None] = mapped_column(index=True)
+    reused: Mapped[bool] = mapped_column(default=False)
+    details: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    attempts: Mapped[int] = mapped_column(default=0)
+    retry_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    used_at: Mapped[datetime]
+
+    # Lease.
+    lease_owner: Mapped[str | None]
+    lease_expires_at: Mapped[datetime | None]
+    fence: Mapped[int] = mapped_column(default=0)
+
+
+class IndexCredential(Base):
+    """User name and password of a private package index."""
+
+    __tablename__ = "index_credentials"
+    __table_args__ = (UniqueConstraint("account_id", "name"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"))
+    name: Mapped[str]
+    url: Mapped[str]
+    secret: Mapped[bytes]
+    """Ciphertext: some indexes take the secret as user name, so both are in it."""
     updated_at: Mapped[datetime]
