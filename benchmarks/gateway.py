@@ -131,7 +131,7 @@ def _configure(env: Path, folder: Path) -> int:
 @contextmanager
 def _driver(env: Path, port: int, log: IO[bytes], surroundings: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
     driver = subprocess.Popen(  # noqa: S603 - our own program
-        [str(env / "bin" / "python"), str(DRIVER), f"http://127.0.0.1:{port}"],
+        [str(env / "bin" / "python"), "-P", str(DRIVER), f"http://127.0.0.1:{port}"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
