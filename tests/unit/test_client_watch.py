@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 import httpx
 import pytest
 
+from ropewalk.client import watch as watch_module
 from ropewalk.client.http import AsyncApi, RetryPolicy
 from ropewalk.client.watch import Watch, checkpoint
 from ropewalk.errors import AuthenticationError
@@ -58,16 +59,45 @@ async def forever(watch: Watch) -> None:
 
 
 async def test_an_event_wakes_it_long_before_the_poll() -> None:
-    streams = [
-        httpx.Response(
-            200,
-            headers={"Content-Type": "text/event-stream"},
-            text=f"id: 1\ndata: {Event.model_validate(event(1)).model_dump_json()}\n\n",
-        )
-    ]
-    async with watching(ready, lambda: streams.pop() if streams else httpx.Response(503)) as (watch, seen):
+    async with watching(ready, stream_of("node.ready")) as (watch, seen):
         assert (await watch.changed()).state == "ready"
         assert [each.id for each in seen.events] == [1]
+        assert len(seen.changes) == 1
+
+
+def stream_of(*codes: str) -> Answer:
+    """Return a stream with an event of each code, which then stays open."""
+    events = [Event.model_validate(event(number, code)) for number, code in enumerate(codes, 1)]
+
+    async def content() -> AsyncIterator[bytes]:
+        for each in events:
+            yield f"id: {each.id}\ndata: {each.model_dump_json()}\n\n".encode()
+        await asyncio.Event().wait()
+
+    return lambda: httpx.Response(200, headers={"Content-Type": "text/event-stream"}, content=content())
+
+
+async def test_events_of_a_start_that_goes_on_are_looked_at_once_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch_module, "LULL", 0.01)
+    looks: list[ClusterDetail] = []
+
+    def look() -> httpx.Response:
+        looks.append(ClusterDetail.model_validate(cluster("starting")))
+        return httpx.Response(200, json=cluster("starting"))
+
+    stream = stream_of("cluster.created", "cluster.starting", "node.launched")
+    async with watching(look, stream) as (watch, seen):
+        await watch.changed()
+        assert [each.code for each in seen.events] == ["cluster.created", "cluster.starting", "node.launched"]
+        assert len(looks) == 1
+
+
+async def test_an_event_that_somebody_waits_for_is_not_put_off_with_those_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watch_module, "LULL", 3600.0)
+    async with watching(ready, stream_of("cluster.created", "cluster.ready")) as (watch, seen):
+        assert (await watch.changed()).state == "ready"
         assert len(seen.changes) == 1
 
 

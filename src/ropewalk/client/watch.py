@@ -30,6 +30,11 @@ def checkpoint() -> None:
 PASSING = (ServerUnreachableError, UnavailableError)
 """Faults that a restart of the server causes."""
 
+PROGRESS = frozenset({"cluster.created", "cluster.starting", "node.launched"})
+"""Events of a start that nobody waits for, and that others follow soon: they are looked at together."""
+LULL = 0.3
+"""Seconds that those may wait to be looked at."""
+
 
 class Watch:
     """Follows a cluster until it has stopped, over restarts of the server.
@@ -64,6 +69,7 @@ class Watch:
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._later: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Begin, on the running event loop."""
@@ -112,14 +118,27 @@ class Watch:
                     async with asyncio.timeout(self.poll):
                         await self._wake.wait()
                 self._wake.clear()
+                self._put_off()
                 await self._refresh()
         except RopewalkError as exc:
             self.failure = exc
         finally:
+            self._put_off()
             follower.cancel()
             with suppress(asyncio.CancelledError, RopewalkError):
                 await follower
             self._changed.set()
+
+    def _look_for(self, event: Event) -> None:
+        if event.code not in PROGRESS:
+            self._wake.set()
+        elif self._later is None:
+            self._later = asyncio.get_running_loop().call_later(LULL, self._wake.set)
+
+    def _put_off(self) -> None:
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
 
     async def _refresh(self) -> None:
         try:
@@ -141,7 +160,7 @@ class Watch:
                     async for event in events:
                         after = event.id
                         self._on_event(event)
-                        self._wake.set()
+                        self._look_for(event)
             except PASSING:
                 await asyncio.sleep(self.poll)
             else:
