@@ -1,0 +1,129 @@
+"""Sending an image to a registry: only blobs that it does not have, several at once, each verified."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from ropewalk.backends.port import ImageStore
+from ropewalk.errors import BackendError, FixItError, NotFoundError, TryAgainError
+from ropewalk.schemas.images import PART_BYTES, Image
+from ropewalk.server.environments.oci.blobs import Blobs, disk_errors
+from ropewalk.server.environments.oci.image import Descriptor, Made
+
+__all__ = ["Pushed", "push"]
+
+AT_ONCE = 4
+"""Blobs on their way: one stream rarely fills a line."""
+FRESH_STARTS = 3
+"""How often a blob is begun again because the registry lost it."""
+
+Mount = Callable[[str], Awaitable[bool]]
+Fetch = Callable[[str], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """What a push did."""
+
+    image: Image
+    sent: int
+    """Bytes of blobs that were sent."""
+    blobs: tuple[str, ...]
+    """Digests of these blobs."""
+
+
+async def push(
+    store: ImageStore,
+    made: Made,
+    blobs: Blobs,
+    tag: str,
+    *,
+    mount: Mount | None = None,
+    fetch: Fetch | None = None,
+    told: Callable[[Descriptor], None] = lambda _: None,
+) -> Pushed:
+    """Push an image.
+
+    Args:
+        store: The registry of the cloud account.
+        made: The image.
+        blobs: Where its blobs are.
+        tag: What to call it.
+        mount: Takes a blob over from elsewhere in the registry, if that can be.
+        fetch: Brings a blob that is not in *blobs* yet: of the image that this one is based upon.
+        told: Told of each blob that was sent.
+
+    Raises:
+        FixItError: The registry refuses.
+        TryAgainError: It does not answer, or what arrived there is damaged.
+    """
+    every = {each.digest: each for each in (*made.layers, made.config)}
+    missing = [every[digest] for digest in await store.missing(list(every))]
+    limit = asyncio.Semaphore(AT_ONCE)
+
+    async def bring(blob: Descriptor) -> bool:
+        async with limit:
+            if mount is not None and await mount(blob.digest):
+                return False
+            if fetch is not None and not blobs.has(blob.digest):
+                await fetch(blob.digest)
+            await _send(store, blob, blobs)
+            told(blob)
+            return True
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = {blob: group.create_task(bring(blob)) for blob in missing}
+    except BaseExceptionGroup as errors:
+        raise _first(errors) from None
+    sent = [blob for blob, task in tasks.items() if task.result()]
+    image = await store.put(made.manifest, made.media_type, tag)
+    return Pushed(image, sum(blob.size for blob in sent), tuple(blob.digest for blob in sent))
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    found: BaseException = errors
+    while isinstance(found, BaseExceptionGroup):
+        known = [each for each in found.exceptions if isinstance(each, (FixItError, BaseExceptionGroup))]
+        found = (known or found.exceptions)[0]
+    return found
+
+
+async def _send(store: ImageStore, blob: Descriptor, blobs: Blobs) -> None:
+    lost: BackendError | NotFoundError | None = None
+    for _ in range(FRESH_STARTS):
+        try:
+            await _send_once(store, blob, blobs)
+        except FixItError as error:
+            if error.details.get("upload") != "unknown":
+                raise
+            lost = error
+        else:
+            return
+    raise TryAgainError(
+        f"The registry lost the blob {blob.digest} {FRESH_STARTS} times, or other bytes than were sent arrived there.",
+        delay=60.0,
+        advice="A proxy on the way may change them, or the registry's storage is damaged or full.",
+    ) from lost
+
+
+async def _send_once(store: ImageStore, blob: Descriptor, blobs: Blobs) -> None:
+    upload = await store.begin(blob.digest, blob.size)
+    offset = 0
+    while offset < blob.size:
+        data = await asyncio.to_thread(_read, blobs, blob, offset)
+        offset = await store.send(upload, offset, data)
+    await store.finish(upload, blob.digest)
+
+
+def _read(blobs: Blobs, blob: Descriptor, offset: int) -> bytes:
+    with disk_errors():
+        data = blobs.read(blob.digest, offset, min(PART_BYTES, blob.size - offset))
+    if not data:
+        with suppress(OSError):
+            blobs.forget(blob.digest)
+        raise TryAgainError(f"The blob {blob.digest} in the server's cache is cut off; it is made again.")
+    return data
