@@ -12,6 +12,7 @@ from ropewalk.backends.aws.api import Aws
 from ropewalk.backends.aws.check import check_account
 from ropewalk.backends.aws.linked_role import COMMAND, ensure_linked_role, linked_role_exists
 from ropewalk.backends.aws.probes import PROBES
+from ropewalk.backends.aws.quotas import FARGATE, FARGATE_SPOT
 from ropewalk.backends.aws.tags import INSTALLATION
 from ropewalk.errors import FixItError
 from ropewalk.schemas.aws import AwsCredentials, AwsSettings
@@ -24,7 +25,6 @@ EVERYTHING = sorted(BY_ACTION)
 SIMULATE = "iam:SimulatePrincipalPolicy"
 NEVER_DENIED = "sts:GetCallerIdentity"
 COMPLAINS = "ecs:TagResource"  # ECS's complaint about what cannot exist is none that surely comes after authorisation
-NOT_IN_THE_DOUBLE = "servicequotas:GetServiceQuota"  # ministack has no Service Quotas
 ONLY_SIMULATED = {
     "iam:PassRole",
     "iam:CreateServiceLinkedRole",
@@ -106,7 +106,7 @@ async def test_with_the_printed_policy_nothing_is_denied(aws: Double, connect: C
     assert report.ok
     assert set(verdicts(report)) == set(BY_ACTION)
     assert denied(report) == set()
-    assert unknown(report) <= {NOT_IN_THE_DOUBLE}
+    assert unknown(report) == set()
     assert report.policy is None
 
 
@@ -127,7 +127,7 @@ async def test_an_action_that_is_missing_is_named_and_no_other(
     assert found.status is (CheckStatus.FAILED if BY_ACTION[action].needed() else CheckStatus.WARNING)
     assert report.ok is not BY_ACTION[action].needed()
     if action != SIMULATE:
-        assert unknown(report) <= {NOT_IN_THE_DOUBLE}
+        assert unknown(report) == set()
 
 
 @pytest.mark.parametrize("service", ["iam", "ec2", "ecs", "ecr", "logs"])
@@ -139,15 +139,14 @@ async def test_without_simulation_what_is_missing_is_named_where_a_request_can_t
     rights = [action for action in EVERYTHING if (action not in missing or action in kept) and action != SIMULATE]
     report = await checked(connect(aws.make_user(rights)))
     assert denied(report) == (missing - ONLY_SIMULATED - kept) | {SIMULATE}
-    assert unknown(report) <= ONLY_SIMULATED | {NOT_IN_THE_DOUBLE, COMPLAINS}
+    assert unknown(report) <= ONLY_SIMULATED | {COMPLAINS}
 
 
 async def test_a_key_that_may_do_nothing_gets_the_whole_policy(aws: Double, connect: Connect) -> None:
     report = await checked(connect(aws.make_user(["s3:ListBucket"])))
     assert not report.ok
-    never = {NEVER_DENIED, NOT_IN_THE_DOUBLE}
     told = denied(report) | unknown(report)
-    assert told | never == set(BY_ACTION)
+    assert told | {NEVER_DENIED} == set(BY_ACTION)
     assert item(report, "permissions").status is CheckStatus.FAILED
 
 
@@ -187,7 +186,7 @@ class TestScoped:
         report = await checked(connect(aws.make_user(policy(scoped=True, region=REGION, account=ACCOUNT))))
         assert report.ok
         assert denied(report) == set()
-        assert unknown(report) <= {NOT_IN_THE_DOUBLE}
+        assert unknown(report) == set()
 
     @pytest.mark.parametrize("action", ["ec2:DeleteVpc", "ec2:CreateSubnet", "ecs:RunTask", "iam:PassRole"])
     async def test_what_is_missing_is_named(self, aws: Double, connect: Connect, action: str) -> None:
@@ -238,6 +237,17 @@ class TestIdentity:
         found = item(await checked(connect(aws.make_user(policy()))), "credentials")
         assert found.status is CheckStatus.OK
         assert found.details == {"account_id": ACCOUNT, "arn": f"arn:aws:iam::{ACCOUNT}:user/ropewalk"}
+
+    async def test_that_of_the_root_user_is_warned_of_and_may_do_all(self, aws: Double, connect: Connect) -> None:
+        key = aws.make_user()
+        aws.set(root_keys=[key.access_key_id])
+        report = await checked(connect(key))
+        found = item(report, "credentials")
+        assert (found.status, found.details["arn"]) == (CheckStatus.WARNING, f"arn:aws:iam::{ACCOUNT}:root")
+        assert "policy aws" in str(found.advice)
+        assert report.ok
+        assert denied(report) == set()
+        assert "iam:SimulatePrincipalPolicy" not in aws.calls()
 
     async def test_a_key_that_aws_does_not_know_is_all_that_is_told(self, aws: Double, connect: Connect) -> None:
         key = aws.make_user()
@@ -291,6 +301,42 @@ async def test_what_aws_does_not_answer_is_unknown_and_not_denied(aws: Double, c
     ecs = {action for action in EVERYTHING if action.startswith("ecs:")}
     assert ecs <= unknown(report)
     assert denied(report) == {SIMULATE}
+
+
+async def test_slow_answers_count(aws: Double, connect: Connect) -> None:
+    aws.set(latency=0.05)
+    report = await checked(connect(aws.make_user(policy())))
+    assert report.ok
+    assert unknown(report) == set()
+
+
+async def test_what_is_not_answered_in_time_is_one_sentence(aws: Double, connect: Connect) -> None:
+    api = connect(aws.make_user([action for action in EVERYTHING if action != SIMULATE]))
+    aws.inject("ec2:*", "hang", times=None, seconds=5)
+    report = await check_account(api, AwsSettings(region=REGION), patience=2.0)
+    told = item(report, "answers")
+    assert told.status is CheckStatus.UNKNOWN
+    assert "Run the check again" in str(told.advice)
+    assert {action for action in EVERYTHING if action.startswith("ec2:")} <= set(told.details["unanswered"])
+    assert not [each.name for each in report.items if each.name in told.details["unanswered"]]
+    assert item(report, "permissions").status is not CheckStatus.OK
+    assert report.policy is None or not allowed_by(report.policy) & set(told.details["unanswered"])
+
+
+class TestQuotas:
+    async def test_a_small_one_is_told_with_where_to_raise_it(self, aws: Double, connect: Connect) -> None:
+        found = item(await checked(connect(aws.make_user(policy()))), FARGATE.name)
+        assert found.status is CheckStatus.WARNING
+        assert found.message.startswith("6 vCPUs")
+        assert "request-service-quota-increase --service-code fargate --quota-code L-3032A538" in str(found.advice)
+
+    async def test_a_large_one_is_well(self, aws: Double, connect: Connect) -> None:
+        aws.set(quotas={FARGATE.code: 500.0, FARGATE_SPOT.code: 6.0})
+        report = await checked(connect(aws.make_user(policy())))
+        assert (item(report, FARGATE.name).status, item(report, FARGATE_SPOT.name).status) == (
+            CheckStatus.OK,
+            CheckStatus.WARNING,
+        )
 
 
 async def test_a_report_holds_no_secret(aws: Double, connect: Connect) -> None:

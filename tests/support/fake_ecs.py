@@ -79,6 +79,7 @@ class FakeEcs:
             details = {"networkInterfaceId": interface, "privateIPv4Address": f"10.0.0.{number}"}
             self.tasks[arn] |= {
                 "lastStatus": "RUNNING",
+                "startedAt": datetime.now(UTC),
                 "attachments": [
                     {
                         "type": "ElasticNetworkInterface",

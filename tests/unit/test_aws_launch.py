@@ -11,7 +11,8 @@ import pytest
 
 from ropewalk.backends.aws import backend as backend_module
 from ropewalk.backends.aws.backend import AwsBackend
-from ropewalk.backends.aws.observe import GRACE, SLOW
+from ropewalk.backends.aws.launch import SPOT_PAUSE
+from ropewalk.backends.aws.observe import GRACE, SLOW, SPOT_PATIENCE
 from ropewalk.backends.aws.reasons import lacks_capacity
 from ropewalk.backends.aws.tasks import Batch, task_id
 from ropewalk.backends.port import Answer, ClusterRef, LaunchRequest, LaunchResult, NodeHandle, NodeLaunch, NodeShape
@@ -89,6 +90,10 @@ def handle(result: LaunchResult, role: NodeRole = NodeRole.WORKER, cluster: str 
 async def answers(backend: AwsBackend, *handles: NodeHandle) -> list[Answer]:
     seen = (await backend.observe(handles)).sightings
     return [seen[each.name].answer for each in handles]
+
+
+async def no_spot(backend: AwsBackend, result: LaunchResult) -> bool:
+    return (await backend.observe([handle(result)])).sightings[result.name].no_spot
 
 
 class TestLaunch:
@@ -289,6 +294,46 @@ class TestSpot:
         (fallen,) = await backend.launch(asking(*workers(2, 2, spot=True, spot_fallback=True)))
         assert (fallen.error, fallen.spot) == (None, False)
         assert ecs.calls["RunTask"] == 1
+
+    @pytest.mark.parametrize(
+        ("stop_code", "why"),
+        [("TaskFailedToStart", NO_CAPACITY), ("SpotInterruption", "Your Spot Task was interrupted.")],
+    )
+    async def test_that_ends_before_it_ran_for_want_of_room_makes_the_next_run_on_demand(
+        self, backend: AwsBackend, ecs: FakeEcs, clock: Clock, stop_code: str, why: str
+    ) -> None:
+        (first,) = await backend.launch(asking(*workers(1, 1, spot=True, spot_fallback=True)))
+        ecs.end(first.cloud_id or "", None, stop_code, why)
+        assert await no_spot(backend, first)
+        (second,) = await backend.launch(asking(*workers(2, 2, spot=True, spot_fallback=True)))
+        assert (second.error, second.spot) == (None, False)
+        assert "on demand" in (second.note or "")
+        (patient,) = await backend.launch(asking(*workers(3, 3, spot=True)))
+        assert patient.spot
+        clock.now += SPOT_PAUSE
+        (third,) = await backend.launch(asking(*workers(4, 4, spot=True, spot_fallback=True)))
+        assert third.spot
+
+    async def test_that_ends_after_it_ran_is_no_want_of_room(self, backend: AwsBackend, ecs: FakeEcs) -> None:
+        (first,) = await backend.launch(asking(*workers(1, 1, spot=True, spot_fallback=True)))
+        ecs.run()
+        ecs.end(first.cloud_id or "", None, "SpotInterruption", "Your Spot Task was interrupted.")
+        assert not await no_spot(backend, first)
+        (second,) = await backend.launch(asking(*workers(2, 2, spot=True, spot_fallback=True)))
+        assert second.spot
+
+    async def test_that_waits_long_for_a_place_is_want_of_room(
+        self, backend: AwsBackend, ecs: FakeEcs, clock: Clock
+    ) -> None:
+        (spot, plain) = await backend.launch(asking(*workers(1, 1, spot=True), *workers(2, 2)))
+        assert not await no_spot(backend, spot)
+        assert not await no_spot(backend, plain)
+        clock.now += SPOT_PATIENCE
+        assert await no_spot(backend, spot)
+        assert not await no_spot(backend, plain)
+        ecs.run()
+        clock.now += SPOT_PATIENCE
+        assert not await no_spot(backend, spot)
 
     async def test_that_fell_back_is_found_by_the_next_server(self, make: Make, ecs: FakeEcs) -> None:
         ecs.room["FARGATE_SPOT"] = 0

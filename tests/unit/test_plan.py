@@ -16,6 +16,7 @@ from ropewalk.node import exits
 from ropewalk.schemas.clusters import ClusterState, NodeRole, NodeState
 from ropewalk.server.clusters.plan import (
     ATTENTION,
+    FALLS_BACK,
     LIFETIME_GRACE,
     LIFETIME_IGNORED,
     LINK_PATIENCE,
@@ -60,6 +61,8 @@ class World:
     connected: set[str] = field(default_factory=set)
     retired: set[str] = field(default_factory=set)
     unknown: set[str] = field(default_factory=set)
+    placeless: set[str] = field(default_factory=set)
+    """For which there is no spot capacity."""
     link_broken: bool = False
     launch_fault: str | None = None
     retire_fault: bool = False
@@ -107,6 +110,7 @@ class World:
                     seen_exit_code=self.cloud[node.name].exit_code
                     if answer is Answer.GONE and node.name in self.cloud
                     else None,
+                    no_spot=node.name in self.placeless,
                     connected=linked and node.name in self.connected and self.runs(node.name),
                     leaving=node.name in self.retired,
                 )
@@ -444,6 +448,46 @@ def test_workers_that_crash_at_the_start_fail_the_cluster_after_a_few() -> None:
     assert world.cluster.state is ClusterState.FAILED
     assert "exception" in (world.cluster.ending.reason if world.cluster.ending else "")
     assert world.counter <= 2 * MAX_START_FAILURES
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["that ended", "that waits"])
+def test_workers_without_spot_capacity_are_replaced_at_once_where_they_may_fall_back(*, ended: bool) -> None:
+    world = World()
+    world.cluster = replace(world.cluster, wanted=MAX_START_FAILURES + 2, spot_fallback=True)
+    world.settle()
+    world.connected.add(SCHEDULER)
+    first = {node.name for node in world.workers(NodeState.STARTING)}
+    world.placeless = set(first)
+    for name in first if ended else ():
+        world.die(name, None)
+    world.settle()
+    assert {world.rows[name].state for name in first} == {NodeState.STOPPED}
+    assert {world.rows[name].reason for name in first} == {FALLS_BACK}
+    assert not any(world.runs(name) for name in first)
+    assert world.cluster.state is ClusterState.READY
+    assert len(world.workers(NodeState.STARTING)) == world.cluster.wanted
+
+
+def test_workers_without_spot_capacity_fail_where_they_may_not_fall_back() -> None:
+    world = World()
+    world.cluster = replace(world.cluster, wanted=MAX_START_FAILURES)
+    world.settle()
+    world.connected.add(SCHEDULER)
+    world.placeless = {node.name for node in world.workers(NodeState.STARTING)}
+    world.settle()
+    assert len(world.workers(NodeState.STARTING)) == MAX_START_FAILURES  # they wait
+    for name in world.placeless:
+        world.die(name, None)
+    world.settle()
+    assert world.cluster.state is ClusterState.FAILED
+
+
+def test_a_worker_that_ran_is_not_replaced_for_want_of_spot_capacity() -> None:
+    world = started(1)
+    world.cluster = replace(world.cluster, spot_fallback=True)
+    world.placeless = {"c-worker-1"}
+    world.settle()
+    assert world.rows["c-worker-1"].state is NodeState.READY
 
 
 def test_a_wrong_option_fails_the_cluster_at_the_first_worker() -> None:

@@ -153,6 +153,8 @@ class LaunchRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
     image: str | None = None
     """Container image of the nodes; None: the cloud account's own."""
+    interpreter: str | None = None
+    """Where nodes are processes of this machine: the Python that runs them, of a virtual environment; None: its own."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """The user's tags, for the cloud's bill."""
 
@@ -187,6 +189,9 @@ class Sighting:
     """Why it is gone, waits or is unknown, as a sentence with advice."""
     internal: str | None = None
     """Where nodes of the same cloud reach it; None: at ``address``, too."""
+    no_spot: bool = False
+    """The cloud took it for spot capacity and has none: it never ran. With ``spot_fallback``, another one that is
+    launched now runs on demand."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ ministack fails at the start and not silently in a test.
 ``gate.py``        what each request passes: count, rate limit, fault, latency, and a lost answer
 ``rates.py``       the rate limits that AWS documents
 ``permissions.py`` permissions that AWS asks for beside the action itself: PassRole, tagging on creation
-``identities.py``  IAM: late visibility of roles and keys, the service-linked role
+``identities.py``  IAM: late visibility of roles and keys, the service-linked role, keys of the root user
 ``resources.py``   which resources and conditions a request is authorised for, policy simulation with a context
 ``networks.py``    EC2: dry runs, late visibility, pending NAT gateways, conflicts and dependencies
 ``interfaces.py``  network interfaces of tasks and their addresses
@@ -18,5 +18,6 @@ ministack fails at the start and not silently in a test.
 ``fargate.py``     what Fargate validates
 ``containers.py``  ECS tasks as real containers: limits, entry point, network
 ``layers.py``      ECR: layers that are really stored
+``quotas.py``      Service Quotas: what Fargate's are
 =================  ====================================================================================================
 """

@@ -21,6 +21,7 @@ from tests.support.aws_double import (
     layers,
     networks,
     permissions,
+    quotas,
     resources,
     tasks,
 )
@@ -50,7 +51,7 @@ async def main(binds: list[str]) -> None:
 
 if __name__ == "__main__":
     logging.getLogger("hypercorn.access").setLevel(logging.WARNING)
-    for part in (gate, permissions, resources, identities, networks, interfaces, tasks, containers, layers):
+    for part in (gate, permissions, resources, identities, networks, interfaces, tasks, containers, layers, quotas):
         part.install()
     asyncio.run(main(sys.argv[1:]))
     # Threads of ministack that follow containers would keep the process for as long as those live.

@@ -36,6 +36,9 @@ DEFAULTS: Mapping[str, Any] = {
     "task_stopped_after": 0.0,  # seconds from StopTask to the end; only where tasks are not containers
     "capacity": None,  # tasks that may run at a time; more are failures[] with Fargate's capacity reason
     "vcpu_quota": None,  # vCPUs that may run at a time; more are refused as Fargate's quota does
+    "spot": "plenty",  # of Fargate Spot; "refused": none, RunTask says so; "stops": tasks end for want of it; "waits"
+    "quotas": {"L-3032A538": 6.0, "L-36FBB829": 6.0},  # what Service Quotas says of Fargate's vCPUs (new accounts: 6)
+    "root_keys": [],  # ids of access keys that are those of the AWS account's root user
     "service_linked_role": True,  # False: ECS works only once the role AWSServiceRoleForECS exists
 }
 

@@ -1,4 +1,8 @@
-"""IAM: new roles and keys that are not known everywhere at once, and the service-linked role under its real name."""
+"""IAM: new roles and keys that are not known everywhere at once, and the service-linked role under its real name.
+
+A key of the root user is here one of a user who may do everything, and calls itself root (``root_keys`` of the
+settings): ministack's own root keys are no keys that a person could have.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ministack import app as application
+from ministack.core.router import extract_access_key_id
 from ministack.services import iam
 
 from tests.support.aws_double.control import control
@@ -20,6 +25,7 @@ def install() -> None:
     """Follow what is made, and correct what ministack calls it."""
     demand(iam, "_roles")
     replace_item(application.SERVICE_HANDLERS, "iam", _followed)
+    replace_item(application.SERVICE_HANDLERS, "sts", _rooted)
 
 
 def _followed(handler: Callable[..., Awaitable[Answer]]) -> Callable[..., Awaitable[Answer]]:
@@ -45,3 +51,14 @@ def _followed(handler: Callable[..., Awaitable[Answer]]) -> Callable[..., Awaita
         return status, answer_headers, answer
 
     return followed
+
+
+def _rooted(handler: Callable[..., Awaitable[Answer]]) -> Callable[..., Awaitable[Answer]]:
+    async def answered(method: str, path: str, headers: Any, body: bytes, query: Any) -> Answer:
+        status, answer_headers, answer = await handler(method, path, headers, body, query)
+        root = extract_access_key_id(headers, query) in control.settings["root_keys"]
+        if root and request_action.get() == "sts:GetCallerIdentity" and status < 400:
+            answer = re.sub(rb":user/[^<\"]+", b":root", answer)
+        return status, answer_headers, answer
+
+    return answered

@@ -162,14 +162,24 @@ def _launch(run: Handler, data: dict[str, Any], definition: Mapping[str, Any]) -
     count = data.get("count", 1)
     if not within(LAUNCHES, count):
         return refuse("ThrottlingException", "Rate exceeded")
-    places, reason = _places(definition)
+    spot = _is_spot(data)
+    places, reason = (0, NO_CAPACITY) if spot == "refused" else _places(definition)
     placed = min(count, places)
     failures = [{"reason": reason} for _ in range(count - placed)]
     arns = _start(run, data, placed) if placed else []
     token = _token(data)
     if token is not None and arns:
         _tokens[token] = (_digest(data), arns)
-    return answer({"tasks": [_as_launched(arn) for arn in arns], "failures": failures})
+    launched = [_as_launched(arn) for arn in arns]
+    for arn in arns if spot == "stops" else ():
+        end_task(arn, "TaskFailedToStart", NO_CAPACITY)
+    return answer({"tasks": launched, "failures": failures})
+
+
+def _is_spot(data: Mapping[str, Any]) -> str | None:
+    """Return what there is of Fargate Spot, if it is asked for."""
+    providers = {entry["capacityProvider"] for entry in data.get("capacityProviderStrategy") or ()}
+    return str(control.settings["spot"]) if "FARGATE_SPOT" in providers else None
 
 
 def _places(definition: Mapping[str, Any]) -> tuple[int, str]:
@@ -192,6 +202,7 @@ def _start(run: Handler, data: dict[str, Any], count: int) -> list[str]:
         record = ecs._tasks[arn]
         control.born[arn] = control.now()
         record["_network"] = network
+        record["_waits"] = _is_spot(data) == "waits"
         if ecs._get_docker() is None:
             record.update(lastStatus="PROVISIONING", startedAt=None, pullStartedAt=None, pullStoppedAt=None)
     return started
@@ -217,7 +228,7 @@ def advance(record: dict[str, Any]) -> dict[str, Any]:
     stop = record.get("_stop")
     if stop is not None and control.visible(f"{arn}/stop", "task_stopped_after"):
         ecs._mark_task_stopped(arn, record, *stop, exit_code=143)
-    if record["lastStatus"] in _STARTING and stop is None:
+    if record["lastStatus"] in _STARTING and stop is None and not record["_waits"]:
         if not record["attachments"] and control.visible(arn, "task_attached_after"):
             interfaces.attach(record)
             record["lastStatus"] = "PENDING"

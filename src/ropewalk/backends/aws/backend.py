@@ -10,7 +10,7 @@ from typing import Any
 from ropewalk.backends.aws import credentials, prices, shapes
 from ropewalk.backends.aws.addresses import Addresses
 from ropewalk.backends.aws.api import Aws, aws_code
-from ropewalk.backends.aws.check import check_account
+from ropewalk.backends.aws.check import PATIENCE, check_account
 from ropewalk.backends.aws.connect import connect
 from ropewalk.backends.aws.definitions import Definitions
 from ropewalk.backends.aws.images import EcrImages
@@ -81,9 +81,14 @@ class AwsBackend:
         self._infrastructure = Infrastructure(settings, resources)
         self._search = Search(self._aws, self._infrastructure)
         self._definitions = Definitions(self._aws, resource_name(place))
-        self._launcher = Launcher(self._aws, place, settings, self._infrastructure, self._definitions, self._search)
+        self._launcher = Launcher(
+            self._aws, place, settings, self._infrastructure, self._definitions, self._search, clock=clock
+        )
         addresses = Addresses(self._aws, public=self._infrastructure.public)
-        self._lookout = Lookout(self._search, addresses, self._launcher.never_ran, grace=grace, clock=clock)
+        launcher = self._launcher
+        self._lookout = Lookout(
+            self._search, addresses, launcher.never_ran, launcher.avoid_spot, grace=grace, clock=clock
+        )
         self._logs = Logs(self._aws)
 
     def _in_region(self, region: str) -> Aws:
@@ -148,11 +153,22 @@ class AwsBackend:
 
     async def check(self) -> CheckReport:
         """Look at key, rights, quotas and infrastructure. Changes nothing."""
-        report, found = await asyncio.gather(
-            check_account(self._aws, self._settings),
-            inspect(self._aws, self._place, self._settings, self._resources),
-        )
+        report, found = await asyncio.gather(check_account(self._aws, self._settings), self._inspected())
         return report.model_copy(update={"items": [*report.items, *found, *self._priced()]})
+
+    async def _inspected(self) -> list[CheckItem]:
+        """Look at what is stored; that it cannot be looked at now is no reason to report nothing at all."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await inspect(self._aws, self._place, self._settings, self._resources)
+        except TimeoutError:
+            message, advice = f"AWS did not answer within {PATIENCE:g} seconds.", "Run the check again."
+        except BackendError as error:
+            if error.details.get("credentials") == "invalid":
+                return []  # told once, of the key
+            message, advice = error.message, error.advice or ""
+        item = CheckItem(name="infrastructure", status=CheckStatus.UNKNOWN, message=message, advice=advice or None)
+        return [item]
 
     def _priced(self) -> list[CheckItem]:
         region = self._settings.region

@@ -51,5 +51,6 @@ def note(region: str) -> str:
     """Return where the prices come from, and what they leave out."""
     table = _table()
     known = region in table["nat_gateway_hour"]
+    checked = "" if region in table["checked"] or not known else ", not compared with a second source"
     other = "" if known else f" The region {region} is not in the price list, so the highest price of it is shown."
-    return f"List prices of {table['date']}, without taxes.{other} {_TRAFFIC}"
+    return f"List prices of {table['date']}{checked}, without taxes.{other} {_TRAFFIC}"

@@ -16,20 +16,20 @@ __all__ = ["facts"]
 SMALL = 16  # vCPUs below which a quota is worth a word: a scheduler and four workers of the default size need it
 
 
-async def facts(aws: Aws, patience: float) -> list[CheckItem]:
-    """Return an item for each, after *patience* seconds at the latest; an error of one does not hide the others."""
+async def facts(aws: Aws, until: float) -> list[CheckItem]:
+    """Return an item for each, at *until* (the loop's time) at the latest; an error of one hides no other."""
     looks = {
         "region": _region(aws),
         "service-linked role": _linked_role(aws),
         FARGATE.name: _quota(aws, FARGATE),
         FARGATE_SPOT.name: _quota(aws, FARGATE_SPOT),
     }
-    return list(await asyncio.gather(*(_guarded(name, look, patience) for name, look in looks.items())))
+    return list(await asyncio.gather(*(_guarded(name, look, until) for name, look in looks.items())))
 
 
-async def _guarded(name: str, look: Awaitable[CheckItem], patience: float) -> CheckItem:
+async def _guarded(name: str, look: Awaitable[CheckItem], until: float) -> CheckItem:
     try:
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout_at(until):
             return await look
     except TimeoutError:
         return CheckItem(name=name, status=CheckStatus.UNKNOWN, message="AWS did not answer in time.")

@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,6 +36,9 @@ __all__ = ["Launcher"]
 START_SECONDS = 600
 """A worker gives up when it found no scheduler for so long: whose image is pulled at the same time, in minutes."""
 FALLBACK_NOTE = "It runs on demand, because there is no Fargate Spot capacity for it now."
+SPOT_PAUSE = 300.0
+"""Seconds for which Fargate Spot is left alone by those that may run on demand, after it took tasks and had no room for
+them: each try costs them the time until that shows. AWS says only "later"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class Launcher:
         infrastructure: Infrastructure,
         definitions: Definitions,
         search: Search,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._aws = aws
         self._place = place
@@ -72,6 +77,12 @@ class Launcher:
         self._never: set[str] = set()
         self._doubtful: dict[str, _Run] = {}
         self._tagging = True
+        self._clock = clock
+        self._no_spot_until = float("-inf")
+
+    def avoid_spot(self) -> None:
+        """Start on demand for a while what may run there: Fargate Spot takes tasks for which it has no room."""
+        self._no_spot_until = self._clock() + SPOT_PAUSE
 
     def forbid(self, names: Iterable[str]) -> None:
         """Launch none of *names* any more: they were asked to stop."""
@@ -130,17 +141,22 @@ class Launcher:
 
     async def _start(self, request: LaunchRequest, nodes: Sequence[NodeLaunch]) -> dict[str, LaunchResult]:
         """Launch nodes that are alike; those that find no spot capacity on demand, where that is wished."""
+        may_fall_back = nodes[0].spot and nodes[0].spot_fallback
+        if may_fall_back and self._clock() < self._no_spot_until:
+            return await self._start_on_demand(request, nodes)
         try:
             results = await self._run(await self._prepared(request, nodes, spot=nodes[0].spot))
         except BackendError as exc:
             self._note_refusal(*nodes)
             error = reasons.passing(exc) or exc
             results = {node.name: LaunchResult(node.name, error=error) for node in nodes}
-        left = [node for node in nodes if node.spot and node.spot_fallback and _no_room(results[node.name])]
-        if left:
-            again = await self._start(request, [replace(node, spot=False) for node in left])
-            results |= {name: _fallen_back(result) for name, result in again.items()}
-        return results
+        left = [node for node in nodes if may_fall_back and _no_room(results[node.name])]
+        return results | (await self._start_on_demand(request, left) if left else {})
+
+    async def _start_on_demand(self, request: LaunchRequest, nodes: Sequence[NodeLaunch]) -> dict[str, LaunchResult]:
+        """Launch nodes on demand that were to run on Spot."""
+        results = await self._start(request, [replace(node, spot=False) for node in nodes])
+        return {name: _fallen_back(result) for name, result in results.items()}
 
     async def _prepared(self, request: LaunchRequest, nodes: Sequence[NodeLaunch], *, spot: bool) -> _Run:
         first, infrastructure = nodes[0], self._infrastructure

@@ -26,6 +26,9 @@ MEMORY = 300.0
 """Seconds for which is remembered what nobody asks about."""
 LEAST_AGE = 0.5
 """Seconds for which what was seen of a task is not asked again, however often somebody wants to know."""
+SPOT_PATIENCE = 120.0
+"""Seconds after which a task that Fargate Spot has not found a place for is said to have none: in times of high demand
+they are "delayed" ("Amazon ECS clusters for Fargate", ECS developer guide). A place usually takes some ten seconds."""
 SLOWING = 0.25
 """Looks become rarer with the time since the last change: it is noticed late by a quarter of that at the most."""
 
@@ -49,6 +52,8 @@ class _Seen:
     settled: bool
     asked_at: float
     """When somebody last wanted to know about it."""
+    waits_since: float | None
+    """Since when it has waited for a place; None: it has one, or is over."""
 
 
 class Lookout:
@@ -58,6 +63,7 @@ class Lookout:
         search: Asks ECS.
         addresses: Knows public addresses.
         never_ran: Says of a name whether no task can exist for it.
+        no_spot: Is told when a task for Fargate Spot finds no capacity.
         grace: Seconds for which what ECS does not show is unknown.
         clock: Monotonic seconds.
     """
@@ -67,6 +73,7 @@ class Lookout:
         search: Search,
         addresses: Addresses,
         never_ran: Callable[[str], bool],
+        no_spot: Callable[[], None],
         *,
         grace: float = GRACE,
         clock: Callable[[], float] = time.monotonic,
@@ -74,6 +81,7 @@ class Lookout:
         self._search = search
         self._addresses = addresses
         self._never_ran = never_ran
+        self._no_spot = no_spot
         self._grace = grace
         self._clock = clock
         self._seen: dict[str, _Seen] = {}
@@ -189,7 +197,8 @@ class Lookout:
         missing = None
         if task is None:
             missing = now if before is None or before.missing_since is None else before.missing_since
-        self._seen[arn] = _Seen(task, now, missing, settled=task is not None and task.settled, asked_at=now)
+        settled = task is not None and task.settled
+        self._seen[arn] = _Seen(task, now, missing, settled, asked_at=now, waits_since=_waits_since(task, before, now))
 
     async def _find_addresses(self, nodes: Sequence[NodeHandle], arns: Mapping[str, str | None]) -> None:
         """Learn the public addresses of schedulers; until they are known, look often."""
@@ -209,18 +218,30 @@ class Lookout:
             return self._missing(node, arn, seen)
         self._sought.pop(node.name, None)
         if task.stopped:
-            return Sighting(
-                node.name, Answer.GONE, arn, exit_code=reasons.exit_code(task), reason=reasons.why_stopped(task)
-            )
+            return self._ended(node, task)
         reason = _PENDING.get("STOPPING" if task.wanted == "STOPPED" else task.status)
         if node.role is NodeRole.WORKER:
-            return Sighting(node.name, Answer.RUNNING, arn, reason=reason)
+            return self._worker(node, task, reason, seen.waits_since)
         host = task.private_address
         internal = join(host, SCHEDULER_PORT) if host else None
         contact = self._addresses.contact(task)
         if contact is None and self._addresses.fault is not None:
             reason = f"Its public address is not known: {self._addresses.fault}"
         return Sighting(node.name, Answer.RUNNING, arn, contact, reason=reason, internal=internal)
+
+    def _ended(self, node: NodeHandle, task: Task) -> Sighting:
+        no_spot = reasons.found_no_spot(task)
+        if no_spot:
+            self._no_spot()
+        code, reason = reasons.exit_code(task), reasons.why_stopped(task)
+        return Sighting(node.name, Answer.GONE, task.arn, exit_code=code, reason=reason, no_spot=no_spot)
+
+    def _worker(self, node: NodeHandle, task: Task, reason: str | None, waits_since: float | None) -> Sighting:
+        no_spot = task.spot and waits_since is not None and self._clock() - waits_since >= SPOT_PATIENCE
+        if no_spot:
+            self._no_spot()
+            reason = f"Fargate Spot has not found a place for it within {SPOT_PATIENCE / 60:.0f} minutes."
+        return Sighting(node.name, Answer.RUNNING, task.arn, reason=reason, no_spot=no_spot)
 
     def _missing(self, node: NodeHandle, arn: str, seen: _Seen) -> Sighting:
         """Answer for a task that ECS does not show: a new one may come up yet, an old one was over long ago."""
@@ -239,3 +260,10 @@ class Lookout:
         if now - since < self._grace:
             return Sighting(node.name, Answer.UNKNOWN, reason="ECS shows no task of it; a new one may appear yet.")
         return Sighting(node.name, Answer.GONE, reason="ECS has no task of it.")
+
+
+def _waits_since(task: Task | None, before: _Seen | None, now: float) -> float | None:
+    """Return since when a task has been waiting for a place, as far as was seen."""
+    if task is None or task.status != "PROVISIONING" or task.wanted == "STOPPED":
+        return None
+    return now if before is None or before.waits_since is None else before.waits_since

@@ -44,17 +44,26 @@ def hourly(
     """
     table = _table()
     prices = table["regions"].get(region) or table["regions"][DEFAULT_REGION]
-    computing = size.cpu / 1024 * prices["vcpu_hour"] + size.memory / 1024 * prices["gb_hour"]
-    computing *= table["arm_factor"] if arm else 1
+    vcpu, gb = _arm(table, prices) if arm else (prices["vcpu_hour"], prices["gb_hour"])
+    computing = size.cpu / 1024 * vcpu + size.memory / 1024 * gb
     computing *= table["spot_factor"] if spot else 1
     beyond = max(0, (storage or FREE_STORAGE) - FREE_STORAGE) * table["storage_gb_hour"]
     return computing + beyond + (table["public_address_hour"] if public else 0), table["currency"]
 
 
+def _arm(table: Any, prices: Any) -> tuple[float, float]:
+    """Return what a vCPU and a GB cost on Graviton: what the region lists, else a fifth less."""
+    factor = table["arm_factor"]
+    vcpu = prices.get("arm_vcpu_hour", prices["vcpu_hour"] * factor)
+    return vcpu, prices.get("arm_gb_hour", prices["gb_hour"] * factor)
+
+
 def note(region: str, *, spot: bool = False) -> str:
     """Return what is to be known about these prices, as sentences."""
     table = _table()
-    text = f"List prices of {table['date']} without traffic, logs, discounts and taxes."
+    checked = (table["regions"].get(region) or table["regions"][DEFAULT_REGION]).get("checked")
+    source = f"compared with: {checked}" if checked else f"of {table['date']}, not compared with a second source"
+    text = f"List prices ({source}) without traffic, logs, discounts and taxes."
     if region not in table["regions"]:
         text += f" The region {region} is not in the price list: prices of {DEFAULT_REGION} are shown."
     if spot:

@@ -16,7 +16,7 @@ from ropewalk.backends.aws.quotas import quota_of
 from ropewalk.backends.aws.tasks import Task
 from ropewalk.errors import BackendError, FixItError, TryAgainError
 
-__all__ = ["CAPACITY_DELAY", "exit_code", "lacks_capacity", "passing", "refusal", "why_stopped"]
+__all__ = ["CAPACITY_DELAY", "exit_code", "found_no_spot", "lacks_capacity", "passing", "refusal", "why_stopped"]
 
 CAPACITY_DELAY = 15.0
 """Seconds until capacity is asked for again; AWS says only "later"."""
@@ -156,6 +156,15 @@ def passing(error: BackendError) -> TryAgainError | None:
         advice="A new role takes up to half a minute. If it stays so, run `ropewalk cloud-account prepare`.",
         details=error.details,
     )
+
+
+def found_no_spot(task: Task) -> bool:
+    """Say whether a task was to run on Fargate Spot and ended before it did, for want of capacity or by interruption.
+
+    RunTask may take a task for which there is no room: it then stops with the sentence that RunTask else refuses with.
+    """
+    taken_back = task.stop_code == "SpotInterruption" or lacks_capacity(task.stopped_reason or "")
+    return task.spot and task.stopped and not task.ran and taken_back
 
 
 def exit_code(task: Task) -> int | None:

@@ -89,6 +89,8 @@ class Task:
     interface: str | None
     private_address: str | None
     spot: bool
+    ran: bool
+    """Whether its container ever started."""
     stopped_at: float | None
     """Seconds since the epoch."""
 
@@ -115,6 +117,7 @@ class Task:
             interface=details.get("networkInterfaceId"),
             private_address=details.get("privateIPv4Address"),
             spot=raw.get("capacityProviderName") == "FARGATE_SPOT",
+            ran=raw.get("startedAt") is not None,
             stopped_at=stopped_at.timestamp() if stopped_at is not None else None,
         )
 

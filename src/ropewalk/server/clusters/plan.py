@@ -42,6 +42,9 @@ MAX_BACKOFF = 300.0
 """Seconds between two replacements of workers that keep failing, at the most."""
 
 
+FALLS_BACK = "The cloud took it for spot capacity, and had none. Another takes its place on demand."
+"""Why a worker that never ran is let go where a fall-back is wished; it is no failure to start."""
+
 LINK_PATIENCE = timedelta(seconds=5)
 """A link that is down for less is not worth an event: connecting again takes a second or two."""
 
@@ -106,6 +109,8 @@ class NodeView:
     """None: nobody looked yet."""
     seen_exit_code: int | None = None
     seen_reason: str | None = None
+    no_spot: bool = False
+    """The cloud has no spot capacity for it, and never ran it."""
     connected: bool = False
     """The scheduler says that it is one of its workers."""
     leaving: bool = False
@@ -134,6 +139,8 @@ class ClusterView:
     """The scheduler's address is known."""
     scheduler_address_first: bool = True
     """Workers can be launched together with the scheduler."""
+    spot_fallback: bool = False
+    """Workers that find no spot capacity run on demand."""
     idle_timeout: timedelta | None = None
     cluster_timeout: timedelta | None = None
     silent_since: datetime | None = None
@@ -200,6 +207,8 @@ def _note_what_was_seen(todo: _Plan) -> None:
             _note_gone(todo, node)
         elif node.state is NodeState.STARTING and _is_up(todo.cluster, node):
             todo.mark(node, NodeState.READY)
+        elif _falls_back(todo.cluster, node):
+            todo.mark(node, NodeState.STOPPING, FALLS_BACK)
         elif node.state is NodeState.STARTING and _took_too_long(node, todo.now):
             minutes = int(START_TIMEOUT.total_seconds() // 60)
             why = f" {node.seen_reason}" if node.seen_reason else ""
@@ -208,6 +217,10 @@ def _note_what_was_seen(todo: _Plan) -> None:
 
 def _is_up(cluster: ClusterView, node: NodeView) -> bool:
     return cluster.linked and (node.role is NodeRole.SCHEDULER or node.connected)
+
+
+def _falls_back(cluster: ClusterView, node: NodeView) -> bool:
+    return cluster.spot_fallback and node.no_spot and node.state is NodeState.STARTING
 
 
 def _took_too_long(node: NodeView, now: datetime) -> bool:
@@ -226,6 +239,8 @@ def _note_gone(todo: _Plan, node: NodeView) -> None:
         todo.mark(node, NodeState.FAILED if ended.failed else NodeState.STOPPED, ended.reason, **facts)
     elif node.leaving or (code == 0 and node.state is NodeState.READY):
         todo.mark(node, NodeState.STOPPED, "It was retired.", **facts)
+    elif _falls_back(todo.cluster, node):
+        todo.mark(node, NodeState.STOPPED, FALLS_BACK, **facts)
     else:
         started = node.state is NodeState.READY
         reason, permanent = worker_end_reason(code, node.seen_reason, started=started)

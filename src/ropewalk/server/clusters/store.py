@@ -87,6 +87,7 @@ def view(
         closing=status.closing if status is not None and status.closing != "stop" else None,
         scheduler_address=inside(cluster, nodes) is not None,
         scheduler_address_first=address_first,
+        spot_fallback=cluster.spec.get("spot_policy") == "spot_with_fallback",
         idle_timeout=_limit(cluster, "idle_timeout"),
         cluster_timeout=_limit(cluster, "cluster_timeout"),
         silent_since=silence.since,
@@ -142,6 +143,7 @@ def node_view(
         answer=seen.answer if seen else None,
         seen_exit_code=seen.exit_code if seen else None,
         seen_reason=seen.reason if seen else None,
+        no_spot=seen.no_spot if seen else False,
         connected=status is not None and own_name in status.workers,
         leaving=status is not None and own_name in status.retired,
     )
