@@ -154,6 +154,12 @@ class ClusterCreate(ClusterSpec):
 
     name: Slug | None = Field(None, description="Null: made from your name and a random part.")
     configuration: Slug | None = None
+    fingerprint: str | None = Field(
+        None,
+        max_length=100,
+        description="Of the client's packages. If the nodes would have others, and no software environment and no "
+        "image is named, the request is refused with `details.environment` = `needed`. Null: no matter.",
+    )
 
 
 class ClusterScale(Schema):

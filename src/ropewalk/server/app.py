@@ -17,28 +17,39 @@ from ropewalk.server.api import (
     clusters,
     configurations,
     diagnostics,
+    environments,
     errors,
     health,
     identity,
     images,
+    invitations,
+    usage,
 )
 from ropewalk.server.api.middleware import BodyLimit, Requests
 from ropewalk.server.clock import Clock, SystemClock
+from ropewalk.server.cloud_accounts import local_machine
 from ropewalk.server.cloud_accounts.reconciler import CloudAccounts
 from ropewalk.server.cloud_accounts.registry import Backends
 from ropewalk.server.clusters.reconciler import Reconciler
 from ropewalk.server.context import Context
 from ropewalk.server.datadir import make_data_dir
 from ropewalk.server.db.engine import Database
+from ropewalk.server.environments.reconciler import Environments
 from ropewalk.server.gateway.hosts import DashboardHosts
 from ropewalk.server.gateway.upstreams import Upstreams
+from ropewalk.server.identity.sign_on import make_provider
 from ropewalk.server.metrics import Metrics
 from ropewalk.server.setup import check_schema, open_vault, prepare
 from ropewalk.server.wakeups import Wakeups
 from ropewalk.server.web import cluster as cluster_page
+from ropewalk.server.web import cluster_logs, join, sign_on, team
 from ropewalk.server.web import clusters as cluster_pages
-from ropewalk.server.web import device, profile, sign_in, static_files
+from ropewalk.server.web import cloud, cloud_aws, cloud_kubernetes, cloud_work, device, profile, sign_in, static_files
+from ropewalk.server.web import configurations as configuration_pages
 from ropewalk.server.web import errors as page_errors
+from ropewalk.server.web import operator as operator_pages
+from ropewalk.server.web import operator_state as operator_state_pages
+from ropewalk.server.web import usage as usage_pages
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -53,18 +64,33 @@ _ROUTERS = (
     health.router,
     identity.router,
     accounts.router,
+    invitations.router,
     cloud_accounts.router,
     configurations.router,
     clusters.router,
+    usage.router,
     images.router,
+    environments.router,
     audit.router,
     diagnostics.router,
     static_files.router,
     sign_in.router,
+    sign_on.router,
+    join.router,
     device.router,
     profile.router,
     cluster_pages.router,
     cluster_page.router,
+    configuration_pages.router,
+    usage_pages.router,
+    operator_pages.router,
+    operator_state_pages.router,
+    cluster_logs.router,
+    team.router,
+    cloud.router,
+    cloud_work.router,
+    cloud_aws.router,
+    cloud_kubernetes.router,
 )
 
 _TAGS = [
@@ -73,6 +99,7 @@ _TAGS = [
     {"name": "cloud accounts", "description": "Where an account's clusters run."},
     {"name": "configurations", "description": "Templates of clusters."},
     {"name": "images", "description": "Images in the registry of a cloud account."},
+    {"name": "software environments", "description": "Packages of nodes: versions, builds, logs, wheels."},
     {"name": "clusters", "description": "Clusters, their events, logs and cost."},
     {"name": "audit", "description": "What was done, and by whom."},
     {"name": "health", "description": "For the machines that look after the server."},
@@ -114,11 +141,14 @@ def create_app(
             works = CloudAccounts(context)
             await works.start()
             stack.push_async_callback(works.stop)
+            environments_built = Environments(context)
+            await environments_built.start()
+            stack.push_async_callback(environments_built.stop)
             dashboards = Upstreams(context)
             dashboards.start()
             stack.push_async_callback(dashboards.stop)
             app.state.context, app.state.reconciler, app.state.dashboards = context, reconciler, dashboards
-            app.state.cloud_accounts = works
+            app.state.cloud_accounts, app.state.environments = works, environments_built
             yield
             context.stopping.set()
 
@@ -163,8 +193,9 @@ async def _open(
     vault = await open_vault(settings, db, clock.now())
     backends.bind(db, settings, vault)
     stack.push_async_callback(backends.close)
-    context = Context(settings, db, vault, clock, backends, Wakeups(db), metrics)
+    context = Context(settings, db, vault, clock, backends, Wakeups(db), metrics, make_provider(settings))
     await prepare(context)
+    await local_machine.claim(context)
     await context.wakeups.start()
     stack.push_async_callback(context.wakeups.stop)
     return context

@@ -27,6 +27,11 @@ class EventCode(StrEnum):
     ACCOUNT_UPDATED = "account.updated"
     MEMBER_SET = "member.set"
     MEMBER_REMOVED = "member.removed"
+    INVITATION_CREATED = "invitation.created"
+    INVITATION_REVOKED = "invitation.revoked"
+    INVITATION_ACCEPTED = "invitation.accepted"
+    IDENTITY_LINKED = "identity.linked"
+    IDENTITY_UNLINKED = "identity.unlinked"
     CLOUD_ACCOUNT_UPDATED = "cloud_account.updated"
     CLOUD_ACCOUNT_CHECKED = "cloud_account.checked"
     CLOUD_ACCOUNT_FORGOTTEN = "cloud_account.forgotten"
@@ -41,6 +46,15 @@ class EventCode(StrEnum):
     CLOUD_ACCOUNT_BACK = "cloud_account.back"
     IMAGE_PUSHED = "image.pushed"
     IMAGE_DELETED = "image.deleted"
+    ENVIRONMENT_CREATED = "environment.created"
+    ENVIRONMENT_STEP = "environment.step"
+    ENVIRONMENT_READY = "environment.ready"
+    ENVIRONMENT_FAILED = "environment.failed"
+    ENVIRONMENT_RETRYING = "environment.retrying"
+    ENVIRONMENT_REBUILDING = "environment.rebuilding"
+    ENVIRONMENT_DELETED = "environment.deleted"
+    INDEX_CREDENTIALS_SET = "index_credentials.set"
+    INDEX_CREDENTIALS_DELETED = "index_credentials.deleted"
     CONFIGURATION_SET = "configuration.set"
     CONFIGURATION_DELETED = "configuration.deleted"
     CLUSTER_CREATED = "cluster.created"
@@ -79,6 +93,11 @@ MEANINGS: Mapping[EventCode, str] = {
     EventCode.ACCOUNT_UPDATED: "An account's core limit was changed.",
     EventCode.MEMBER_SET: "A member was added, or given another role or limit.",
     EventCode.MEMBER_REMOVED: "A member was removed.",
+    EventCode.INVITATION_CREATED: "Somebody was invited to an account.",
+    EventCode.INVITATION_REVOKED: "An invitation was revoked.",
+    EventCode.INVITATION_ACCEPTED: "An invitation was accepted: its account has a new member.",
+    EventCode.IDENTITY_LINKED: "A user can sign in by single sign-on from now on.",
+    EventCode.IDENTITY_UNLINKED: "A user cannot sign in by single sign-on any more.",
     EventCode.CLOUD_ACCOUNT_UPDATED: "A cloud account was set or changed, or another one was chosen.",
     EventCode.CLOUD_ACCOUNT_CHECKED: "A cloud account was checked.",
     EventCode.CLOUD_ACCOUNT_FORGOTTEN: "A cloud account was forgotten; the sentence says what was abandoned with it.",
@@ -93,6 +112,15 @@ MEANINGS: Mapping[EventCode, str] = {
     EventCode.CLOUD_ACCOUNT_BACK: "The cloud answers again, after it needed attention.",
     EventCode.IMAGE_PUSHED: "An image was pushed to the registry of a cloud account.",
     EventCode.IMAGE_DELETED: "An image was deleted from the registry of a cloud account.",
+    EventCode.ENVIRONMENT_CREATED: "Somebody asked for a software environment, or for a new version of one.",
+    EventCode.ENVIRONMENT_STEP: "A step of a build was done; the sentence says which.",
+    EventCode.ENVIRONMENT_READY: "A version of a software environment was built.",
+    EventCode.ENVIRONMENT_FAILED: "A build failed; the sentence says why, in the resolver's own words where it was that.",
+    EventCode.ENVIRONMENT_RETRYING: "A step of a build failed for a passing reason, and is tried again.",
+    EventCode.ENVIRONMENT_REBUILDING: "What was built is gone, or is wanted in another place: it is built again.",
+    EventCode.ENVIRONMENT_DELETED: "A software environment was deleted, by somebody or because nobody used it.",
+    EventCode.INDEX_CREDENTIALS_SET: "Credentials of a private package index were stored.",
+    EventCode.INDEX_CREDENTIALS_DELETED: "Credentials of a private package index were deleted.",
     EventCode.CONFIGURATION_SET: "A cluster configuration was made or replaced.",
     EventCode.CONFIGURATION_DELETED: "A cluster configuration was deleted.",
     EventCode.CLUSTER_CREATED: "Somebody asked for a cluster.",
@@ -146,6 +174,7 @@ def record(
     account_id: str | None = None,
     cluster_id: str | None = None,
     cloud_account_id: str | None = None,
+    build_id: str | None = None,
     node: str | None = None,
     actor: str | None = None,
     details: dict[str, Any] | None = None,
@@ -160,6 +189,7 @@ def record(
             account_id=account_id,
             cluster_id=cluster_id,
             cloud_account_id=cloud_account_id,
+            build_id=build_id,
             node=node,
             actor=actor,
             details=details or {},

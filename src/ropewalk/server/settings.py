@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -30,8 +30,8 @@ ENV_PREFIX = "ROPEWALK_"
 _OTHER_VARIABLES = frozenset(
     f"ROPEWALK_{name}"
     for name in (
-        *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "CONFIG", "DEBUG", "LOGIN_TOKEN", "NEW_PASSWORD", "NODE"),
-        *("NODE_CONFIG", "PASSWORD"),
+        *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "CONFIG", "DEBUG", "INVITATION", "LOGIN_TOKEN", "NEW_PASSWORD"),
+        *("NODE", "NODE_CONFIG", "PASSWORD"),
     )
 )
 """Ours, but not settings: where the TOML file is, what the command line and nodes read."""
@@ -135,10 +135,50 @@ class Settings(BaseSettings):
         description="Time without a word of a scheduler after which a person should look; also the grace, on top of "
         "its idle_timeout, after which the server ends a cluster whose scheduler hangs.",
     )
+    environment_days: Annotated[float, Field(gt=0, le=3660)] = Field(
+        30,
+        description="Days after which what was built of a software environment for hosted clusters is removed, if no "
+        "cluster used it; it is built again when one does.",
+    )
     sweep_seconds: Positive = Field(300, description="Time between two searches for orphans.")
     orphan_grace_seconds: Positive = Field(600, description="Age at which an orphan is removed.")
     metrics_token: SecretStr | None = Field(
         None, description="Bearer token that opens `/metrics` to clients on other machines."
+    )
+
+    invite_new_users: bool = Field(
+        True,
+        description="Let people who have no user make one with an invitation to a team; otherwise only operators make "
+        "users.",
+    )
+
+    oidc_issuer: str | None = Field(
+        None,
+        description="Issuer of your identity provider, for single sign-on by OpenID Connect: an https:// address, "
+        "exactly as the provider says it.",
+    )
+    oidc_client_id: str | None = Field(
+        None, min_length=1, validate_default=True, description="Id of this server at the provider."
+    )
+    oidc_client_secret: SecretStr | None = Field(
+        None, description="Secret of this server at the provider. Unset, it is a public client, with PKCE only."
+    )
+    oidc_client_secret_file: AbsolutePath | None = Field(None, description="File with that secret, mode 0600.")
+    oidc_name: str = Field("single sign-on", min_length=1, max_length=40, description="What the button calls it.")
+    oidc_scopes: str = Field("openid profile email", description="What is asked of the provider.")
+    oidc_create_users: bool = Field(
+        True,
+        description="Make a user for whoever signs in there for the first time; otherwise only for who was invited.",
+    )
+    oidc_domains: str | None = Field(
+        None,
+        description="Domains, separated by commas: only people whose e-mail address is in one of them, and verified by "
+        "the provider, may sign in by it.",
+    )
+    oidc_operators: str | None = Field(
+        None,
+        description="`claim=value`, for example `groups=ropewalk-operators`: who has it is made an operator when they "
+        "sign in, and who has not stops being one.",
     )
 
     dashboard_domain: str = Field(
@@ -204,6 +244,38 @@ class Settings(BaseSettings):
     @classmethod
     def _endpoint(cls, value: str | None) -> str | None:
         return None if value is None else cls._web_address(value)
+
+    @field_validator("oidc_issuer")
+    @classmethod
+    def _issuer(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        safe = parts.scheme == "https" or (parts.scheme == "http" and _is_local(parts.hostname or ""))
+        if not safe or not parts.hostname or parts.query or parts.fragment or "@" in parts.netloc:
+            raise ValueError("give an address that begins with https://, without a query")
+        return value
+
+    @field_validator("oidc_scopes")
+    @classmethod
+    def _scopes(cls, value: str) -> str:
+        if "openid" not in value.split():
+            raise ValueError("openid must be one of them")
+        return value
+
+    @field_validator("oidc_operators")
+    @classmethod
+    def _claim(cls, value: str | None) -> str | None:
+        if value is not None and not all(part.strip() for part in (*value.partition("="),)):
+            raise ValueError("give claim=value, for example groups=ropewalk-operators")
+        return value
+
+    @field_validator("oidc_client_id")
+    @classmethod
+    def _client(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None and info.data.get("oidc_issuer") is not None:
+            raise ValueError("it is needed where oidc_issuer is set")
+        return value
 
     @field_validator("dashboard_domain")
     @classmethod
@@ -274,7 +346,7 @@ class Settings(BaseSettings):
         return values
 
 
-SECRET_SETTINGS = frozenset({"encryption_key", "metrics_token"})
+SECRET_SETTINGS = frozenset({"encryption_key", "metrics_token", "oidc_client_secret"})
 
 
 def hide_password(url: str) -> str:
@@ -319,16 +391,17 @@ def load_settings(flags: Mapping[str, Any] | None = None, *, config: Path | None
         settings = Settings(**values)
     except ValidationError as exc:
         raise _plain(exc, sources, file) from None
-    if file is not None and sources["encryption_key"] is Source.FILE:
-        refuse_readable_by_others(file, "encryption_key")
+    for secret, what in (("encryption_key", "the encryption key"), ("oidc_client_secret", "the client secret")):
+        if file is not None and sources[secret] is Source.FILE:
+            refuse_readable_by_others(file, secret, what)
     return LoadedSettings(settings, sources, file)
 
 
-def refuse_readable_by_others(path: Path, field: str) -> None:
-    """Raise SettingsError if the file of a key may be read by other users of the machine."""
+def refuse_readable_by_others(path: Path, field: str, what: str = "the encryption key") -> None:
+    """Raise SettingsError if the file of a secret may be read by other users of the machine."""
     if path.stat().st_mode & 0o077:
         raise SettingsError(
-            f"The file {path} holds the encryption key and can be used by other users of this machine.",
+            f"The file {path} holds {what} and can be used by other users of this machine.",
             advice=f"Close it with: chmod 600 '{path}'",
             field=field,
         )

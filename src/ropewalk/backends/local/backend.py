@@ -209,7 +209,7 @@ class LocalBackend:
         if request.cluster.installation != self._installation:
             raise FixItError("The cluster is of another installation.", field="installation")
         handle = NodeHandle(node.name, request.cluster.id, node.role)
-        return Start(self._home(handle), node, request.cluster.account, None)
+        return Start(self._home(handle), node, request.cluster.account, None, request.interpreter)
 
     async def _launch(self, start: Start, table: Table) -> LaunchResult:
         deadline = time.monotonic() + _LAUNCH_PATIENCE

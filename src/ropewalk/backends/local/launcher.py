@@ -47,6 +47,8 @@ class Start:
     node: NodeLaunch
     account: str
     scheduler: str | None
+    interpreter: str | None = None
+    """The Python of a virtual environment that it runs in; None: as all."""
 
 
 def launch(plan: Plan, start: Start, table: Table) -> LaunchResult | None:
@@ -126,7 +128,7 @@ def _spawn(plan: Plan, start: Start, lock: int) -> Identity | None:
                 log=log,
                 keep=(lock, *keep),
                 children=_has_nanny(start.node),
-                interpreter=plan.interpreter,
+                interpreter=start.interpreter or plan.interpreter,
                 stdin=stdin,
                 confinement=confinement,
             )

@@ -14,6 +14,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 
+from ropewalk.schemas.environments import MAX_WHEEL
 from ropewalk.schemas.images import PART_BYTES
 from ropewalk.server.api.errors import internal_error, respond
 
@@ -26,6 +27,8 @@ __all__ = ["MAX_BODY", "BodyLimit", "Requests"]
 
 _LARGE = re.compile(r"/api/v1/accounts/[^/]+/images/[^/]+(/[^/]+)?")
 """Where parts of layers, and manifests, are sent to: up to PART_BYTES."""
+_WHEEL = re.compile(r"/api/v1/accounts/[^/]+/wheels/[^/]+/[^/]+")
+"""Where wheels are sent to: up to MAX_WHEEL, written to disk as they come."""
 
 MAX_BODY = 1024 * 1024
 """1 MiB: a hundred times the largest request of a client."""
@@ -122,7 +125,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        limit = PART_BYTES if scope["method"] == "PUT" and _LARGE.fullmatch(scope["path"]) else self.limit
+        limit = _limit(scope, self.limit)
         told = Headers(scope=scope).get("content-length", "")
         received = int(told) if told.isdecimal() else 0
 
@@ -138,3 +141,9 @@ class BodyLimit:
             return message
 
         await self.app(scope, limited, send)
+
+
+def _limit(scope: Scope, usual: int) -> int:
+    if scope["method"] == "PUT" and _LARGE.fullmatch(scope["path"]):
+        return PART_BYTES
+    return MAX_WHEEL if scope["method"] == "PUT" and _WHEEL.fullmatch(scope["path"]) else usual

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ropewalk.server.context import Context
     from ropewalk.server.identity.permissions import Caller
 
-__all__ = ["KEEP_ALIVE_SECONDS", "Seen", "respond"]
+__all__ = ["KEEP_ALIVE_SECONDS", "Seen", "first_of", "respond"]
 
 KEEP_ALIVE_SECONDS = 15.0
 """A comment is sent on a quiet stream this often, so that proxies keep it open and a dead peer is noticed."""
@@ -55,7 +55,7 @@ async def _follow(
                 yield f"id: {event.id}\nevent: {event.code}\ndata: {event.model_dump_json()}\n\n"
             if (not more and not found) or context.stopping.is_set():
                 return
-            if more and not await _first(changed, context.stopping):
+            if more and not await first_of(changed, context.stopping):
                 yield ": still here\n\n"
             if context.stopping.is_set():
                 return  # the client asks the next server for what follows
@@ -65,7 +65,7 @@ async def _follow(
             found, more = await look(after)
 
 
-async def _first(*events: asyncio.Event) -> bool:
+async def first_of(*events: asyncio.Event) -> bool:
     """Wait for one of *events*; returns whether one came in time."""
     waits = [asyncio.ensure_future(event.wait()) for event in events]
     done, pending = await asyncio.wait(waits, timeout=KEEP_ALIVE_SECONDS, return_when=asyncio.FIRST_COMPLETED)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from ropewalk.backends.port import ClusterRef, LaunchRequest, NodeLaunch, NodeShape
 from ropewalk.schemas.clusters import NodeRole
 from ropewalk.server.clusters.secret import ClusterSecret
 from ropewalk.server.db.models import Cluster, Node
+from ropewalk.server.environments.venvs import interpreter_of
 
 
 def adaptive_bounds(cluster: Cluster) -> dict[str, int] | None:
@@ -50,7 +52,8 @@ def request(
         nodes=[node_launch(ref, cluster, node, secret) for node in nodes],
         scheduler=None if nodes[0].role == NodeRole.SCHEDULER else scheduler,
         options=cluster.spec.get("backend_options") or {},
-        image=cluster.spec.get("container"),
+        image=cluster.image or cluster.spec.get("container"),
+        interpreter=None if cluster.venv is None else str(interpreter_of(Path(cluster.venv))),
         tags=cluster.tags,
     )
 

@@ -1,4 +1,4 @@
-"""What users can ask of clusters. Everything here writes or reads rows; nothing calls a cloud, but for reading logs.
+"""What users can ask of clusters. Everything here writes or reads rows; nothing calls a cloud.
 
 The reconciler makes true what is written here.
 """
@@ -14,13 +14,13 @@ from sqlalchemy import or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from ropewalk.backends.port import Backend, LogChunk, NodeShape
+from ropewalk.backends.port import Backend, NodeShape
 from ropewalk.errors import ClusterError, ClusterGoneError, ConflictError, FixItError, InputError, NotFoundError
 from ropewalk.schemas import clusters as schemas
 from ropewalk.schemas import common
-from ropewalk.schemas.clusters import ClusterSpec, NodeRole, NodeState, cores_of
+from ropewalk.schemas.clusters import ClusterSpec, NodeRole, cores_of
 from ropewalk.server.cloud_accounts.service import refuse_unusable, resolve
-from ropewalk.server.clusters import limits, present, store
+from ropewalk.server.clusters import limits, present
 from ropewalk.server.clusters.certificates import issue, server_name
 from ropewalk.server.clusters.configurations import template
 from ropewalk.server.clusters.cost import cost, estimate
@@ -29,6 +29,7 @@ from ropewalk.server.clusters.secret import ClusterSecret, open_secret
 from ropewalk.server.clusters.timeline import timeline
 from ropewalk.server.context import Context
 from ropewalk.server.db.models import Account, CloudAccount, Cluster, Event, Member, Node, User, new_id
+from ropewalk.server.environments import using
 from ropewalk.server.events import EventCode, record, shown
 from ropewalk.server.identity.permissions import AccountCaller, Caller, Permission
 
@@ -36,8 +37,6 @@ MAX_PAGE = 1000
 """Rows that one request can ask for."""
 
 log = structlog.get_logger(__name__)
-
-_NODE_GONE = frozenset(state.value for state in NodeState if not state.live)
 
 
 async def create(
@@ -59,15 +58,18 @@ async def create(
     name = request.name or f"{caller.username[:27]}-{secrets.token_hex(4)}"
     if reattach and (existing := await _live(context, caller.account_id, name)) is not None:
         return existing, False
-    spec, cloud_id, backend = await _resolved(context, caller, request)
-    row = await asyncio.to_thread(_new_row, context, caller, name, spec)
-    row.cloud_account_id = cloud_id
+    spec, cloud, backend = await _resolved(context, caller, request)
+    software = await _software(context, caller, request, spec, cloud, backend)
+    row = await asyncio.to_thread(_new_row, context, caller, name, spec, software)
+    row.cloud_account_id = cloud.id
     try:
         async with context.db.transaction() as session:
             account = await limits.lock_account(session, caller.account_id, row.created_at)
             # Shared with other new clusters; whoever tears the cloud account down waits for them, or they see it.
-            refuse_unusable(await session.get_one(CloudAccount, cloud_id, with_for_update={"read": True}))
+            refuse_unusable(await session.get_one(CloudAccount, cloud.id, with_for_update={"read": True}))
             await limits.check(session, context.settings, account, caller.user_id, more=row.reserved_cores)
+            if software is not None:
+                await using.mark_used(context, session, software)
             await _write_new(context, session, row, caller, backend)
             shown = await present.detail(session, context.settings, row, row.created_at)
     except IntegrityError:
@@ -85,12 +87,12 @@ async def create(
 
 async def _resolved(
     context: Context, caller: AccountCaller, request: schemas.ClusterCreate
-) -> tuple[ClusterSpec, str, Backend]:
+) -> tuple[ClusterSpec, CloudAccount, Backend]:
     """Return what is really wished, and the cloud account, with its backend, where it is to run.
 
     Fields that the request leaves out are taken from its configuration, and then from the defaults.
     """
-    given = request.model_dump(exclude_unset=True, exclude={"name", "configuration"})
+    given = request.model_dump(exclude_unset=True, exclude={"name", "configuration", "fingerprint"})
     async with context.db.read() as session:
         if request.configuration is not None:
             given = await template(session, caller.account_id, request.configuration) | given
@@ -98,15 +100,31 @@ async def _resolved(
     spec = ClusterSpec.model_validate(given)
     backend = await context.backends.get(cloud.id)
     _validate(spec, backend)
-    return spec, cloud.id, backend
+    return spec, cloud, backend
+
+
+async def _software(
+    context: Context,
+    caller: AccountCaller,
+    request: schemas.ClusterCreate,
+    spec: ClusterSpec,
+    cloud: CloudAccount,
+    backend: Backend,
+) -> using.Software | None:
+    """Return the software environment that is wished; where none is, see to it that the client's packages are there."""
+    if spec.software is not None:
+        return await using.use(context, caller, cloud, spec.software)
+    if request.fingerprint is not None and spec.container is None:
+        await using.demand_sync(context, caller, cloud, backend, request.fingerprint)
+    return None
 
 
 def _validate(spec: ClusterSpec, backend: Backend) -> None:
-    if spec.software is not None:
-        raise NotFoundError(
-            f"There is no software environment {spec.software!r}.",
-            advice="Leave software out to use the packages of the cloud account's own environment.",
-            field="software",
+    if spec.software is not None and spec.container is not None:
+        raise InputError(
+            "A software environment and an image were both given.",
+            advice="Leave one of them out; an environment can be made upon an image with its own container=.",
+            field="container",
         )
     if spec.worker_gpu and not backend.capabilities.gpu:
         raise InputError("This cloud account has no GPUs.", advice="Leave worker_gpu out.", field="worker_gpu")
@@ -126,17 +144,23 @@ def _validate(spec: ClusterSpec, backend: Backend) -> None:
         raise InputError(exc.message, advice=exc.advice, field=exc.field, details=exc.details) from None
 
 
-def _new_row(context: Context, caller: AccountCaller, name: str, spec: ClusterSpec) -> Cluster:
+def _new_row(
+    context: Context, caller: AccountCaller, name: str, spec: ClusterSpec, software: using.Software | None
+) -> Cluster:
     """Make the row with its certificates; keys take a few milliseconds, so this runs in a thread."""
     now = context.clock.now()
     cluster_id = new_id("c")
-    secret = ClusterSecret(issue(cluster_id, now), spec.environ)
+    given = {} if software is None else software.environ
+    secret = ClusterSecret(issue(cluster_id, now), {**given, **spec.environ})
+    stored = spec.model_dump(mode="json", exclude={"environ"})
     return Cluster(
         id=cluster_id,
         account_id=caller.account_id,
         creator_id=caller.user_id,
         name=name,
-        spec=spec.model_dump(mode="json", exclude={"environ"}),
+        spec=stored if software is None else {**stored, "software": software.name},
+        image=None if software is None else software.image,
+        venv=None if software is None else software.venv,
         secret=secret.encrypt(context.vault, cluster_id),
         tags=spec.tags,
         n_workers=spec.minimum,
@@ -217,10 +241,10 @@ async def list_all(
         name: Only of this name.
         contains: Only those whose name has this text in it.
         creator: Only those that this user made.
-        limit: How many at the most.
+        limit: How many at the most; one above the largest page, to tell whether there are more.
         before: Only clusters made before the one with this id, to get the next page.
     """
-    wanted = select(Cluster).order_by(Cluster.created_at.desc(), Cluster.id.desc()).limit(min(limit, MAX_PAGE))
+    wanted = select(Cluster).order_by(Cluster.created_at.desc(), Cluster.id.desc()).limit(min(limit, MAX_PAGE + 1))
     if account_id is not None:
         wanted = wanted.where(Cluster.account_id == account_id)
     else:
@@ -382,42 +406,33 @@ async def events(
         return [shown(event) for event in found], row.id, row.state in LIVE
 
 
-async def logs(
-    context: Context,
-    caller: AccountCaller,
-    name: str,
-    *,
-    node: str | None = None,
-    cursor: str | None = None,
-    limit: int = 1_000_000,
-) -> list[schemas.LogPage]:
-    """Read the log of one node from *cursor*, or of all nodes from the beginning; *limit* bytes of each."""
+async def newest_events(
+    context: Context, caller: AccountCaller, name: str, *, before: int | None = None, limit: int = MAX_PAGE
+) -> list[common.Event]:
+    """Return the newest events of a cluster, newest first; with *before*, those that came before that id."""
     async with context.db.read() as session:
         row = await find(session, caller.account_id, name)
-        nodes = list(
-            await session.scalars(
-                select(Node).where(Node.cluster_id == row.id, Node.launch_attempts > 0).order_by(Node.role, Node.name)
-            )
-        )
-    if node is not None:
-        short = f"{row.id}-{node}"
-        nodes = [each for each in nodes if each.name in (node, short)]
-        if not nodes:
-            raise NotFoundError(
-                f"The cluster {row.name!r} has no node {node[:60]!r} that was ever started.",
-                advice="See its nodes with: ropewalk cluster show",
-                field="node",
-            )
-    backend = await context.backends.get(row.cloud_account_id)
-    chunks = await asyncio.gather(
-        *(backend.logs(store.handle(each), cursor if node is not None else None, limit) for each in nodes)
-    )
-    return [_page(each, chunk) for each, chunk in zip(nodes, chunks, strict=True)]
+        query = select(Event).where(Event.cluster_id == row.id).order_by(Event.id.desc()).limit(limit)
+        if before is not None:
+            query = query.where(Event.id < before)
+        return [shown(event) for event in await session.scalars(query)]
 
 
-def _page(node: Node, chunk: LogChunk) -> schemas.LogPage:
-    complete = chunk.complete and node.state in _NODE_GONE
-    return schemas.LogPage(node=node.name, text=chunk.text, cursor=chunk.cursor, complete=complete)
+async def account_of(context: Context, caller: Caller, cluster_id: str) -> str:
+    """Return the slug of the account that a cluster is in.
+
+    Raises:
+        NotFoundError: There is no such cluster, or the caller is not a member of its account.
+    """
+    query = select(Account.slug).join(Cluster, Cluster.account_id == Account.id).where(Cluster.id == cluster_id)
+    if not caller.operator:
+        member = select(Member.account_id).where(Member.user_id == caller.user_id)
+        query = query.where(Account.id.in_(member))
+    async with context.db.read() as session:
+        slug = await session.scalar(query)
+    if slug is None:
+        raise NotFoundError("There is no such cluster, or you are not a member of its account.", field="cluster")
+    return slug
 
 
 async def cost_of(context: Context, caller: AccountCaller, name: str) -> schemas.Cost:

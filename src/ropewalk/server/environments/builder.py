@@ -87,6 +87,10 @@ class Report(Protocol):
 class Builder(Protocol):
     """Builds for one kind of target."""
 
+    def validate(self, spec: EnvironmentSpec, target: Target) -> None:
+        """Raise FixItError, naming the field, if such an environment cannot be built here. Pure: no call to anybody."""
+        ...
+
     async def build(self, request: BuildRequest, report: Report) -> BuildResult:
         """Make it, or find that it is there. Cancelled at any time: whatever it started has ended afterwards."""
         ...

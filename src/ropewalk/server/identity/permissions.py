@@ -37,6 +37,7 @@ class Permission(StrEnum):
     PUBLIC_DEVICES_CREATE = "public:devices:create"
     PUBLIC_DEVICES_CLAIM = "public:devices:claim"
     PUBLIC_PAGES_READ = "public:pages:read"
+    PUBLIC_INVITATIONS_JOIN = "public:invitations:join"
 
     SELF_PROFILE_READ = "self:profile:read"
     SELF_PROFILE_UPDATE = "self:profile:update"
@@ -47,12 +48,16 @@ class Permission(StrEnum):
     SELF_CLUSTERS_READ = "self:clusters:read"
     SELF_DEVICES_APPROVE = "self:devices:approve"
     SELF_SESSION_END = "self:session:end"
+    SELF_INVITATIONS_ACCEPT = "self:invitations:accept"
 
     ACCOUNT_DETAILS_READ = "account:details:read"
     ACCOUNT_LIMITS_SET = "account:limits:set"
     ACCOUNT_MEMBERS_READ = "account:members:read"
     ACCOUNT_MEMBERS_SET = "account:members:set"
     ACCOUNT_MEMBERS_REMOVE = "account:members:remove"
+    ACCOUNT_INVITATIONS_READ = "account:invitations:read"
+    ACCOUNT_INVITATIONS_CREATE = "account:invitations:create"
+    ACCOUNT_INVITATIONS_REVOKE = "account:invitations:revoke"
     ACCOUNT_CLOUD_READ = "account:cloud:read"
     ACCOUNT_CLOUD_CHECK = "account:cloud:check"
     ACCOUNT_CLOUD_SET = "account:cloud:set"
@@ -75,6 +80,14 @@ class Permission(StrEnum):
     ACCOUNT_IMAGES_READ = "account:images:read"
     ACCOUNT_IMAGES_PUSH = "account:images:push"
     ACCOUNT_IMAGES_DELETE = "account:images:delete"
+    ACCOUNT_ENVIRONMENTS_READ = "account:environments:read"
+    ACCOUNT_ENVIRONMENTS_CREATE = "account:environments:create"
+    ACCOUNT_ENVIRONMENTS_UPDATE_ANY = "account:environments:update_any"
+    ACCOUNT_ENVIRONMENTS_DELETE = "account:environments:delete"
+    ACCOUNT_ENVIRONMENTS_DELETE_ANY = "account:environments:delete_any"
+    ACCOUNT_INDEXES_READ = "account:indexes:read"
+    ACCOUNT_INDEXES_SET = "account:indexes:set"
+    ACCOUNT_INDEXES_DELETE = "account:indexes:delete"
     ACCOUNT_LOGS_READ = "account:logs:read"
     ACCOUNT_COSTS_READ = "account:costs:read"
 
@@ -113,11 +126,17 @@ _ADMIN_ONLY = frozenset(
     {
         Permission.ACCOUNT_MEMBERS_SET,
         Permission.ACCOUNT_MEMBERS_REMOVE,
+        Permission.ACCOUNT_INVITATIONS_READ,
+        Permission.ACCOUNT_INVITATIONS_CREATE,
+        Permission.ACCOUNT_INVITATIONS_REVOKE,
         Permission.ACCOUNT_CLOUD_SET,
         Permission.ACCOUNT_CLOUD_FORGET,
         Permission.ACCOUNT_CLOUD_PREPARE,
         Permission.ACCOUNT_CLOUD_TEARDOWN,
         Permission.ACCOUNT_IMAGES_DELETE,
+        Permission.ACCOUNT_ENVIRONMENTS_UPDATE_ANY,
+        Permission.ACCOUNT_ENVIRONMENTS_DELETE_ANY,
+        Permission.ACCOUNT_INDEXES_DELETE,
         Permission.ACCOUNT_CLUSTERS_SCALE_ANY,
         Permission.ACCOUNT_CLUSTERS_UPDATE_ANY,
         Permission.ACCOUNT_CLUSTERS_STOP_ANY,

@@ -1,0 +1,59 @@
+"""Which builder is responsible for a cloud account, and what it builds for."""
+
+from __future__ import annotations
+
+import platform
+from typing import TYPE_CHECKING
+
+from ropewalk.backends.local import LocalBackend
+from ropewalk.errors import FixItError
+from ropewalk.schemas.environments import Platform
+from ropewalk.server.db.models import CloudAccount
+from ropewalk.server.environments.builder import Builder, Target
+from ropewalk.server.environments.files import Files
+from ropewalk.server.environments.venvs import VenvBuilder
+
+if TYPE_CHECKING:
+    from ropewalk.backends.port import Backend
+    from ropewalk.server.context import Context
+
+__all__ = ["LOCAL", "builder_for", "files_of", "find_builder", "machine"]
+
+LOCAL = "local"
+"""The target of all cloud accounts whose nodes run on the server's machine."""
+
+
+def files_of(context: Context) -> Files:
+    """Return where software environments are on this machine."""
+    return Files(context.settings.local_dir / "environments")
+
+
+def machine() -> Platform:
+    """Return the platform of this machine, as container registries call it."""
+    return "linux/arm64" if platform.machine() in ("aarch64", "arm64") else "linux/amd64"
+
+
+async def find_builder(context: Context, cloud: CloudAccount, account_id: str) -> tuple[Builder, Target] | None:
+    """Return the builder for a cloud account and its target; None: there is none."""
+    backend: Backend = await context.backends.get(cloud.id)
+    if isinstance(backend, LocalBackend):
+        verdict = await backend.isolation()
+        builder = VenvBuilder(files_of(context), isolated=verdict.isolated)
+        return builder, Target(LOCAL, cloud.id, account_id, machine())
+    return None
+
+
+async def builder_for(context: Context, cloud: CloudAccount, account_id: str) -> tuple[Builder, Target]:
+    """Return the builder for a cloud account and its target.
+
+    Raises:
+        FixItError: There is none.
+    """
+    found = await find_builder(context, cloud, account_id)
+    if found is None:
+        raise FixItError(
+            f"Software environments cannot be built for this cloud account ({cloud.kind}).",
+            advice="Name an image of your own with container=.",
+            field="software",
+        )
+    return found
