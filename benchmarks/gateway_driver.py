@@ -12,6 +12,9 @@ from dask_gateway import Gateway  # type: ignore[import-not-found, unused-ignore
 
 UP_SECONDS = 30.0
 
+kept: list[Any] = []
+"""Each cluster's own ``Gateway``: one that the garbage collector ends while the event loop's thread runs blocks it."""
+
 
 def connected(url: str) -> Any:
     """Return the gateway, once it answers."""
@@ -33,6 +36,7 @@ def once(gateway: Any, workers: int) -> tuple[float, float]:
     """Return the seconds of one start and of one end."""
     began = time.perf_counter()
     cluster = gateway.new_cluster()
+    kept.append(cluster.gateway)
     cluster.scale(workers)
     client = cluster.get_client()
     client.wait_for_workers(workers)
@@ -49,7 +53,8 @@ def main() -> None:
     for line in sys.stdin:
         sys.stdout.write(json.dumps(once(gateway, int(line))) + "\n")
         sys.stdout.flush()
-    gateway.close()
+    for each in (gateway, *kept):
+        each.close()
 
 
 if __name__ == "__main__":
