@@ -15,7 +15,7 @@ from distributed.exceptions import WorkerStartTimeoutError
 from distributed.utils import Logs
 
 import ropewalk
-from ropewalk.client import calls, claims, options, versions
+from ropewalk.client import calls, claims, options, versions, view
 from ropewalk.errors import (
     ClusterGoneError,
     ClusterStartError,
@@ -421,10 +421,8 @@ def test_the_widget_of_a_notebook_shows_the_cluster_and_its_buttons_work(server:
 
 
 def test_what_comes_from_the_server_is_escaped_in_notebooks() -> None:
-    cluster = ropewalk.Cluster.__new__(ropewalk.Cluster)
     cost = {"currency": "<b>", "per_hour": 1, "so_far": 2}
-    cluster._detail = ClusterDetail.model_validate(answer(reason="<script>alert(1)</script>", cost=cost))
-    rows = cluster._status_rows()
+    rows = view.status_rows(ClusterDetail.model_validate(answer(reason="<script>alert(1)</script>", cost=cost)))
     assert "<script>" not in rows
     assert "&lt;script&gt;" in rows
     assert "1.00 &lt;b&gt;/hr, 2.00 so far" in rows

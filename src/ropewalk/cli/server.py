@@ -160,6 +160,31 @@ def setup(
     output.say(f"The operator {username} was created. Log in with: ropewalk login")
 
 
+@app.command("reset-password")
+def reset_password(
+    username: Annotated[str, typer.Option(help="Whose password; an operator's, for example.", show_default=False)],
+    config: Config = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    password_stdin: options.PasswordStdin = False,
+) -> None:
+    """Set a password that was forgotten, on the server's machine. The server may be running or not.
+
+    It ends the user's sessions in browsers, and is written into the audit trail. Their tokens go on.
+    """
+    from ropewalk.schemas.identity import UserUpdate
+    from ropewalk.server.identity.users import reset_password as reset
+
+    settings = load_settings({"data_dir": data_dir, "database_url": database_url}, config=config).settings
+    secret = ask.secret(f"New password of {username}", env="ROPEWALK_NEW_PASSWORD", stdin=password_stdin, repeat=True)
+    password = ask.build(UserUpdate, password=secret).password
+    assert password is not None  # noqa: S101 - it was given
+    user = _maintain(settings, lambda context: reset(context, username, password))
+    output.say(f"The password of {user.username} was reset. Log in with: ropewalk login")
+    if user.disabled:
+        output.note(f"{user.username} is disabled; an operator lets them in again: ropewalk user update --enable")
+
+
 def _maintain(settings: Settings, work: Callable[[Context], Awaitable[T]]) -> T:
     from ropewalk.server.logs import configure_logs
     from ropewalk.server.run import maintenance
@@ -170,6 +195,23 @@ def _maintain(settings: Settings, work: Callable[[Context], Awaitable[T]]) -> T:
 
     configure_logs("warning", settings.log_format)
     return asyncio.run(prepared())
+
+
+@app.command("move-hosted")
+def move_hosted(
+    config: Config = None, data_dir: DataDir = None, database_url: DatabaseUrl = None, yes: options.Yes = False
+) -> None:
+    """Let hosted clusters run on this machine from now on; those on the former one are given up."""
+    from ropewalk.server.cloud_accounts import local_machine
+
+    settings = load_settings({"data_dir": data_dir, "database_url": database_url}, config=config).settings
+    ask.confirm(
+        "Let hosted clusters run on this machine? No server may use the former directory any more, "
+        "and what still runs there is not stopped.",
+        yes=yes,
+    )
+    _maintain(settings, lambda context: local_machine.claim(context, move=True))
+    output.say(f"Hosted clusters run on this machine from now on, in {settings.local_dir}.")
 
 
 @app.command("rotate-key")

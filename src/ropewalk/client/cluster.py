@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import html
 import logging
 import time
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
@@ -17,15 +16,15 @@ from distributed.core import Status, rpc
 from distributed.deploy.cluster import Cluster as DaskCluster
 from distributed.objects import SchedulerInfo
 from distributed.security import Security
-from distributed.utils import Log, Logs, LoopRunner, NoOpAwaitable
+from distributed.utils import Logs, LoopRunner, NoOpAwaitable
 from tornado.ioloop import IOLoop
 
-from ropewalk.client import calls, config, options, progress
+from ropewalk.client import calls, config, history, options, progress, view
 from ropewalk.client import versions as version_check
 from ropewalk.client.adaptive import RemoteAdaptive, adaptive_range
 from ropewalk.client.connect import open_cluster, security_of
 from ropewalk.client.credentials import Forwarder, check_choice, send
-from ropewalk.client.failure import read_log, start_error
+from ropewalk.client.failure import start_error
 from ropewalk.client.http import AsyncApi
 from ropewalk.client.options import UNSET, Unset, WaitFor
 from ropewalk.client.start import Starter
@@ -44,8 +43,6 @@ from ropewalk.schemas.clusters import (
     ClusterState,
     ClusterUpdate,
     Cost,
-    Node,
-    NodeRole,
     NodeState,
 )
 from ropewalk.schemas.common import Event
@@ -689,20 +686,7 @@ class Cluster(DaskCluster):
         self, cluster: bool = True, scheduler: bool = True, workers: bool | Iterable[str] = True
     ) -> Logs:
         detail = await self._refresh()
-        logs = Logs()
-        if cluster:
-            events = await self._events()
-            logs["Cluster"] = Log("\n".join(f"{event.time:%Y-%m-%d %H:%M:%S} {event.message}" for event in events))
-        chosen = None if isinstance(workers, bool) else set(workers)
-        for node in detail.nodes:
-            if node.role is NodeRole.SCHEDULER:
-                wanted, key = scheduler, "Scheduler"
-            else:
-                wanted = bool(workers) if chosen is None else bool(chosen & {node.name, node.address, _own_name(node)})
-                key = node.name
-            if wanted:
-                logs[key] = Log(await read_log(self._api, detail.account, detail.id, node.name))
-        return logs
+        return await history.read_logs(self._api, detail, cluster=cluster, scheduler=scheduler, workers=workers)
 
     def refresh(self) -> Any:
         """Ask the server how the cluster is, and return that (a :class:`~ropewalk.schemas.clusters.ClusterDetail`)."""
@@ -725,13 +709,7 @@ class Cluster(DaskCluster):
         return self._run(self._events)
 
     async def _events(self) -> list[Event]:
-        found: list[Event] = []
-        while True:
-            after = found[-1].id if found else None
-            page = await self._api(calls.list_events(self.detail.account, self.detail.id, after=after))
-            found += page
-            if not page:
-                return found
+        return await history.read_events(self._api, self.detail)
 
     def wait_for_workers(self, n_workers: int, timeout: float | str | None = None) -> Any:
         """Wait until *n_workers* workers have joined.
@@ -821,48 +799,25 @@ class Cluster(DaskCluster):
     @property
     def plan(self) -> set[str]:
         """Names of the workers that are meant to be."""
-        return {node.name for node in self._workers() if node.state.live and node.state is not NodeState.STOPPING}
+        workers = view.workers(self._detail)
+        return {node.name for node in workers if node.state.live and node.state is not NodeState.STOPPING}
 
     @property
     def requested(self) -> set[str]:
         """Names of the workers that the backend was asked for."""
-        return {node.name for node in self._workers() if node.state in (NodeState.STARTING, NodeState.READY)}
+        return {node.name for node in view.workers(self._detail) if node.state in (NodeState.STARTING, NodeState.READY)}
 
     @property
     def observed(self) -> set[str]:
         """Names of the workers that have joined the scheduler."""
-        known = {_own_name(node): node.name for node in self._workers()}
+        known = {view.own_name(node): node.name for node in view.workers(self._detail)}
         return {known.get(worker["name"], worker["name"]) for worker in self.scheduler_info["workers"].values()}
 
-    def _workers(self) -> list[Node]:
-        nodes = self._detail.nodes if self._detail else []
-        return [node for node in nodes if node.role is NodeRole.WORKER]
-
     def _scaling_status(self) -> str:
-        detail = self._detail
-        mode, wanted = "Manual", 0
-        if detail is not None:
-            wanted = detail.n_workers
-            if detail.minimum is not None:
-                mode = f"Adaptive, {detail.minimum} to {detail.maximum}"
-        here = len(self.scheduler_info["workers"])
-        count = str(here) if here == wanted else f"{here} / {wanted}"
-        return _table([("Scaling mode", mode), ("Workers", count)])
+        return view.scaling_table(self._detail, len(self.scheduler_info["workers"]))
 
     def _repr_html_(self, cluster_status: str | None = None) -> str:
-        return str(super()._repr_html_(cluster_status or self._status_rows()))
-
-    def _status_rows(self) -> str:
-        detail = self._detail
-        if detail is None:
-            return ""
-        cells = [("Account", detail.account), ("State", str(detail.state))]
-        if detail.reason:
-            cells.append(("Reason", detail.reason))
-        if detail.cost.per_hour or detail.cost.so_far:
-            price = f"{detail.cost.per_hour:.2f} {detail.cost.currency}/hr, {detail.cost.so_far:.2f} so far"
-            cells.append(("Cost", price))
-        return _rows(cells)
+        return str(super()._repr_html_(cluster_status or view.status_rows(self._detail)))
 
     def __repr__(self) -> str:
         if self._detail is None or self.status != Status.running:
@@ -875,22 +830,6 @@ _ENDING = (ClusterState.STOPPING, ClusterState.STOPPED, ClusterState.FAILED)
 
 def _ignore(event: Event) -> None:
     """Take no notice."""
-
-
-def _own_name(node: Node) -> str:
-    """Return what a node calls itself, where the cloud names nodes."""
-    return node.cloud_id.rpartition("/")[2] if node.cloud_id else node.name
-
-
-def _rows(cells: Iterable[tuple[str, str]]) -> str:
-    left = '<td style="text-align: left;">'
-    return "".join(
-        f"<tr>{left}<strong>{html.escape(name)}:</strong> {html.escape(text)}</td></tr>" for name, text in cells
-    )
-
-
-def _table(cells: Iterable[tuple[str, str]]) -> str:
-    return f"<table>{_rows(cells)}</table>"
 
 
 def _duration(seconds: float) -> str:
