@@ -113,8 +113,12 @@ def test_wrong_options_are_named_and_have_their_own_status(
     assert words in nodes.log("n")
 
 
-def test_a_cluster_ends_by_itself_and_its_workers_with_it(nodes: Nodes) -> None:
-    scheduler = nodes.start("s", "scheduler", limits={"cluster_timeout": 6})
-    worker = nodes.start("w", "worker")
+def test_a_cluster_at_addresses_of_ipv6_ends_by_itself_and_its_workers_with_it(nodes: Nodes) -> None:
+    contact = f"tls://[::1]:{nodes.port}"
+    scheduler = nodes.start(
+        "s", "scheduler", listen=f"tls://[::]:{nodes.port}", contact=contact, limits={"cluster_timeout": 6}
+    )
+    worker = nodes.start("w", "worker", listen="tls://[::1]:0", scheduler=contact)
     assert scheduler.wait(60) == exits.EXIT_LIFETIME, nodes.log("s")
     assert worker.wait(60) == exits.EXIT_OK, nodes.log("w")
+    assert "Register worker" in nodes.log("s")

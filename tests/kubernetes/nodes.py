@@ -9,6 +9,8 @@ from ropewalk.backends.port import Answer, ClusterRef, LaunchRequest, NodeHandle
 from ropewalk.schemas.clusters import NodeRole
 from tests.support.waiting import eventually
 
+STUCK = "stuck/dask:1"
+"""An image with which a pod waits for ever in the test bed."""
 SHAPE = NodeShape(cpu=1, memory=256 * 2**20)
 
 

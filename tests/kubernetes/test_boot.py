@@ -15,24 +15,32 @@ POD = {"ROPEWALK_NODE": "c-1-worker-3", "ROPEWALK_POD_IP": "10.1.2.3", "ROPEWALK
 
 
 def test_is_its_name_its_address_and_its_directory() -> None:
-    found = boot.configuration({"v": 1, "port": 8786, "tls": {}}, POD)
+    found = boot.configuration({"v": 1, "role": "worker", "port": 0, "tls": {}}, POD)
     assert found == {
         "v": 1,
+        "role": "worker",
         "tls": {},
         "node": "c-1-worker-3",
-        "listen": "tls://10.1.2.3:8786",
+        "listen": "tls://10.1.2.3:0",
         "directory": "/run/ropewalk/work",
     }
 
 
 def test_may_be_an_address_of_ipv6() -> None:
-    assert boot.configuration({"port": 0}, {**POD, "ROPEWALK_POD_IP": "fd00::7"})["listen"] == "tls://[fd00::7]:0"
+    pod = {**POD, "ROPEWALK_POD_IP": "fd00::7"}
+    assert boot.configuration({"role": "worker", "port": 0}, pod)["listen"] == "tls://[fd00::7]:0"
+
+
+@pytest.mark.parametrize(("address", "listen"), [("10.1.2.3", "tls://0.0.0.0:8786"), ("fd00::7", "tls://[::]:8786")])
+def test_of_a_scheduler_listens_where_kubelets_forward_to(address: str, listen: str) -> None:
+    pod = {**POD, "ROPEWALK_POD_IP": address}
+    assert boot.configuration({"role": "scheduler", "port": 8786}, pod)["listen"] == listen
 
 
 def test_does_not_change_what_all_nodes_of_the_role_share() -> None:
-    shared = {"port": 0}
+    shared = {"role": "worker", "port": 0}
     boot.configuration(shared, POD)
-    assert shared == {"port": 0}
+    assert shared == {"role": "worker", "port": 0}
 
 
 def test_keys_stay_out_of_the_environment_and_the_users_variables_get_in(
@@ -48,7 +56,7 @@ def main(argv, environ):
 """
     (tmp_path / "main.py").write_text(program)
     (tmp_path / "boot.py").write_text(Path(boot.__file__).read_text())
-    shared = {"port": 0, "tls": {"key": "PRIVATE"}}
+    shared = {"role": "worker", "port": 0, "tls": {"key": "PRIVATE"}}
     (tmp_path / "node.json").write_text(json.dumps({"config": shared, "environ": {"USERS": "secret"}}))
     for name, value in {**POD, "SEEN": str(tmp_path / "seen"), "USERS": ""}.items():
         monkeypatch.setenv(name, value)

@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
 
 from ropewalk.backends.kubernetes import keeper, objects
 from ropewalk.backends.kubernetes.backend import KubernetesBackend
-from ropewalk.backends.port import Answer, Place
+from ropewalk.backends.port import Answer, NodeShape
 from ropewalk.errors import FixItError, TryAgainError
-from ropewalk.schemas.kubernetes import KubernetesCredentials
-from tests.kubernetes.nodes import handle, request, seen, until
+from tests.kubernetes.nodes import STUCK, handle, request, seen, until
 from tests.support import kube_plane
 from tests.support.kube_plane import Plane
 from tests.support.kube_proxy import Proxy
 from tests.support.kube_space import Space
 from tests.support.waiting import eventually
-
-STUCK = "stuck/dask:1"
-
-
-@pytest.fixture
-async def proxy(plane: Plane) -> AsyncIterator[Proxy]:
-    async with Proxy(plane.server, str(plane.pki.path("ca.crt"))).running() as made:
-        yield made
-
-
-@pytest.fixture
-async def backend(space: Space, proxy: Proxy, tmp_path: Path) -> AsyncIterator[KubernetesBackend]:
-    _, settings = space.parsed()
-    credentials = KubernetesCredentials(server=proxy.url, token=SecretStr(space.token))
-    settings = settings.model_copy(update={"image": STUCK})
-    made = KubernetesBackend(Place("inst-test", "cloud-1", "team"), settings, credentials, archive=tmp_path)
-    yield made
-    await made.close()
 
 
 class TestOneRequest:
@@ -202,6 +182,30 @@ class TestTheControlPlaneItself:
         await until(backend, "w1", Answer.GONE)
         await eventually(lambda: space.names("services") == set(), within=60)
         await backend.close()
+
+    async def test_a_pod_that_makes_room_for_a_more_important_one_says_so(self, own: Plane, tmp_path: Path) -> None:
+        classes = "/apis/scheduling.k8s.io/v1/priorityclasses"
+        for name, value in (("low", -10), ("high", 1000)):
+            own.ask("POST", classes, json={"metadata": {"name": name}, "value": value})
+        space = Space(own)
+        backend = space.backend(tmp_path, image=STUCK)
+        half = NodeShape(cpu=200, memory=2**28)  # of a machine's 256 cores, of which there are two
+        await backend.launch(request("s", "w1", shape=half, options={"priority_class": "low"}))
+        await eventually(lambda: all(space.pod(name)["spec"].get("nodeName") for name in ("s", "w1")), within=30)
+        container = {"name": "x", "image": STUCK, "resources": {"requests": {"cpu": "100"}}}
+        body = {"metadata": {"name": "urgent"}, "spec": {"priorityClassName": "high", "containers": [container]}}
+        own.ask("POST", space.path("pods"), json=body)
+
+        async def gone() -> list[str]:
+            sightings = [await seen(backend, name) for name in ("s", "w1")]
+            return [sighting.reason or "" for sighting in sightings if sighting.answer is Answer.GONE]
+
+        (reason,) = await eventually(gone, within=60)
+        assert "higher priority" in reason
+        assert f"Preempted by {space.namespace}/urgent" in reason
+        await backend.close()
+        own.ask("DELETE", space.path("pods", "urgent"), params={"gracePeriodSeconds": "0"})
+        space.remove()
 
     async def test_a_lost_machines_pods_are_gone_in_the_end_and_say_why(
         self, own: Plane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -192,6 +192,18 @@ class TestRefusals:
         await backend.close()
         space.remove()
 
+    async def test_a_quota_of_what_pods_do_not_name_says_who_can_name_it(self, plane: Plane) -> None:
+        space = Space(plane, quota={"limits.ephemeral-storage": "10Gi"})
+        backend = space.backend()
+        path = space.path("resourcequotas", "ropewalk")
+        await eventually(lambda: "hard" in plane.get(path).get("status", {}), within=30)
+        (result,) = await backend.launch(request("s"))
+        assert isinstance(result.error, FixItError)
+        assert "limits.ephemeral-storage" in result.error.message
+        assert "LimitRange" in (result.error.advice or "")
+        await backend.close()
+        space.remove()
+
     async def test_a_namespace_that_is_being_deleted_is_told(self, space: Space, plane: Plane) -> None:
         backend = space.backend()
         blocker = {

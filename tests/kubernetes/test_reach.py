@@ -15,25 +15,24 @@ from ropewalk.backends.kubernetes import portforward
 from ropewalk.backends.kubernetes.backend import KubernetesBackend
 from ropewalk.backends.port import Answer
 from ropewalk.errors import FixItError, TryAgainError
-from tests.kubernetes.nodes import handle, request, seen, until
+from tests.kubernetes.nodes import STUCK, handle, request, seen, until
 from tests.support.kube_plane import Plane
 from tests.support.kube_space import Space
 from tests.support.waiting import eventually
 
-STUCK = "stuck/dask:1"
-
 ECHO = """
-import asyncio, os
+import asyncio, json
 async def serve(reader, writer):
     while data := await reader.read(65536):
         writer.write(data)
         await writer.drain()
     writer.close()
-async def run():
-    server = await asyncio.start_server(serve, os.environ["ROPEWALK_POD_IP"], 8786)
+async def run(environ):
+    host, _, port = json.loads(environ["ROPEWALK_NODE_CONFIG"])["listen"].removeprefix("tls://").rpartition(":")
+    server = await asyncio.start_server(serve, host, int(port))
     await server.serve_forever()
 def main(argv, environ):
-    asyncio.run(run())
+    asyncio.run(run(environ))
 """
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ropewalk.backends.kubernetes.reasons import Look, look, why_from_events
+from ropewalk.backends.kubernetes.reasons import Look, look, why_from_events, why_gone_from_events
 
 
 def pod(phase: str = "Running", *, conditions: Any = (), deleted: bool = False, **status: Any) -> dict[str, Any]:
@@ -134,8 +134,25 @@ class TestEvents:
 
     def test_tell_of_preemption(self) -> None:
         events = [{"reason": "Preempted", "message": "by team/urgent on node a", "eventTime": "2026-01-01T00:00:00Z"}]
-        assert "by team/urgent on node a" in (why_from_events(events) or "")
+        assert "by team/urgent on node a" in (why_gone_from_events(events) or "")
+        assert why_from_events(events) is None
 
     def test_long_messages_are_cut(self) -> None:
         events = [{"reason": "FailedMount", "type": "Warning", "message": "x" * 5000}]
         assert len(why_from_events(events) or "") < 400
+
+
+MESH = {"name": "istio-proxy", "state": {"running": {}}}
+
+
+class TestContainersOfOthers:
+    """Service meshes add containers to pods; kubelets sort what they say of them by name."""
+
+    def test_run_on_and_the_node_is_gone_all_the_same(self) -> None:
+        seen = look(pod("Running", containerStatuses=[MESH, *ended(137, "OOMKilled")]))
+        assert (seen.gone, seen.exit_code) == (True, -9)
+        assert "OOMKilled" in (seen.reason or "")
+
+    def test_may_wait_while_the_node_runs(self) -> None:
+        waiting = {**MESH, "state": {"waiting": {"reason": "ErrImagePull"}}}
+        assert look(pod("Running", containerStatuses=[waiting, *state(running={})])) == Look(False)

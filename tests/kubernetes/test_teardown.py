@@ -8,12 +8,11 @@ import pytest
 
 from ropewalk.backends.port import Answer, Resource
 from ropewalk.errors import FixItError
-from tests.kubernetes.nodes import handle, request, until
+from tests.kubernetes.nodes import STUCK, handle, request, until
 from tests.support.kube_plane import Plane
 from tests.support.kube_space import Space
 from tests.support.waiting import eventually
 
-STUCK = "stuck/dask:1"
 KINDS = ("pods", "services", "secrets", "configmaps", "endpoints", "serviceaccounts", "persistentvolumeclaims")
 
 

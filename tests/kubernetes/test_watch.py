@@ -3,43 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
 
 from ropewalk.backends.kubernetes import watch as watching
 from ropewalk.backends.kubernetes.backend import KubernetesBackend
 from ropewalk.backends.port import Answer, Place
 from ropewalk.errors import FixItError, TryAgainError
-from ropewalk.schemas.kubernetes import KubernetesCredentials
-from tests.kubernetes.nodes import handle, reason, request, seen, until
+from tests.kubernetes.nodes import STUCK, handle, reason, request, seen, until
 from tests.support.kube_plane import Plane
 from tests.support.kube_proxy import Proxy
 from tests.support.kube_space import Space
 from tests.support.waiting import eventually
 
-STUCK = "stuck/dask:1"
 LIST = r"/pods\?labelSelector=[^&]*&limit"
 WATCH = r"watch=true"
-
-
-@pytest.fixture
-async def proxy(plane: Plane) -> AsyncIterator[Proxy]:
-    async with Proxy(plane.server, str(plane.pki.path("ca.crt"))).running() as made:
-        yield made
-
-
-@pytest.fixture
-async def backend(space: Space, proxy: Proxy, tmp_path: Path) -> AsyncIterator[KubernetesBackend]:
-    """A backend whose requests all go through *proxy*; its pods never start."""
-    _, settings = space.parsed()
-    credentials = KubernetesCredentials(server=proxy.url, token=SecretStr(space.token))
-    settings = settings.model_copy(update={"image": STUCK})
-    made = KubernetesBackend(Place("inst-test", "cloud-1", "team"), settings, credentials, archive=tmp_path)
-    yield made
-    await made.close()
 
 
 async def watched(backend: KubernetesBackend, proxy: Proxy, name: str = "s") -> None:

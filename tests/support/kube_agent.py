@@ -1,7 +1,7 @@
 """A node agent for tests: stands in for kubelets, and runs the pods that are bound to its nodes as local processes.
 
-``python -m tests.support.kube_agent SETTINGS.json``. Each pod has a loopback address and a mount namespace of its own,
-in which its volumes and the names of Services are. Logs and port-forwards are served as kubelets serve them. What
+``python -m tests.support.kube_agent SETTINGS.json``. Each pod has a network and a mount namespace of its own, in
+which its volumes and the names of Services are. Logs and port-forwards are served as kubelets serve them. What
 tests may do to a pod or node is below ``/test``.
 """
 
@@ -21,6 +21,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from tests.support.kube_network import Network, socket_inside
 from tests.support.kube_pods import Pod, Runner
 
 LEASE_SECONDS = 2.0
@@ -41,7 +42,8 @@ class Agent:
         self.pods: dict[str, Pod] = {}
         self.objects: dict[str, dict[str, Any]] = {}
         self.services: dict[str, dict[str, Any]] = {}
-        self.runner = Runner(self.home)
+        self.network = None if settings["mark_only"] else Network()
+        self.runner = Runner(self.home, self.network)
         self.tasks: set[asyncio.Task[None]] = set()
         self.gate = asyncio.Semaphore(64)
 
@@ -120,7 +122,7 @@ class Agent:
         pod = self.pods.pop(uid, None)
         if pod is not None:
             pod.kill()
-            pod.remove_files()
+            self.spawn(pod.remove())
             self.write_hosts()
 
     def take(self, item: dict[str, Any]) -> None:
@@ -279,7 +281,7 @@ class Agent:
         for channel in (0, 1):
             await socket.send_bytes(bytes([channel]) + port.to_bytes(2, "little"))
         try:
-            reader, writer = await asyncio.open_connection(pod.address, port)
+            reader, writer = await connect_inside(pod, port)
         except OSError as exc:
             await socket.send_bytes(b"\x01" + str(exc).encode())
             await socket.close()
@@ -351,6 +353,22 @@ class Agent:
         for task in self.tasks:
             task.cancel()
         await self.session.close()
+        if self.network is not None:
+            self.network.close()
+
+
+async def connect_inside(pod: Pod, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to the pod's own loopback, as kubelets do."""
+    if pod.space is None:
+        raise ConnectionRefusedError("the pod has not begun")
+    inside = socket_inside(pod.space)
+    inside.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(inside, ("127.0.0.1", port))
+    except BaseException:
+        inside.close()
+        raise
+    return await asyncio.open_connection(sock=inside)
 
 
 async def carry(socket: web.WebSocketResponse, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -10,11 +10,12 @@ import shutil
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from tests.support.kube_network import Network
 
 _MOUNT = """
 set -e
@@ -33,27 +34,27 @@ exec "$@"
 
 
 class Runner:
-    """Gives pods addresses and places."""
+    """Gives pods places; without a *network* they are not run."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, network: Network | None) -> None:
         self.home = home
         self.hosts = home / "hosts"
-        self._numbers = count(2)
+        self.network = network
 
     def pod(self, item: dict[str, Any]) -> Pod:
-        number = next(self._numbers)
-        address = f"127.{16 + os.getpid() % 100}.{number // 250 % 250}.{number % 250 + 1}"
-        return Pod(item, self.home / item["metadata"]["uid"], self.hosts, address)
+        return Pod(item, self.home / item["metadata"]["uid"], self.hosts, self.network)
 
 
 class Pod:
-    def __init__(self, item: dict[str, Any], home: Path, hosts: Path, address: str) -> None:
+    def __init__(self, item: dict[str, Any], home: Path, hosts: Path, network: Network | None) -> None:
         meta = item["metadata"]
         self.name, self.namespace, self.uid = meta["name"], meta["namespace"], meta["uid"]
         self.spec, self.meta = item["spec"], meta
         self.container = self.spec["containers"][0]
-        self.address = address
-        self.home, self.hosts = home, hosts
+        self.address = "192.0.2.1"
+        """Of nothing, until it is run."""
+        self.space: str | None = None
+        self.home, self.hosts, self.network = home, hosts, network
         self.log = home / "log"
         self.ending = False
         self.reason: str | None = None
@@ -69,6 +70,8 @@ class Pod:
         return self._process is not None and self._process.returncode is not None
 
     async def prepare(self, secret: Callable[[str, str], Awaitable[dict[str, str]]]) -> None:
+        assert self.network is not None, "this agent only marks pods"
+        self.space, self.address = await self.network.plug(self.uid)
         self.home.mkdir()
         for volume in self.spec.get("volumes") or []:
             folder = self.home / volume["name"]
@@ -98,6 +101,7 @@ class Pod:
         ]
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
+                *("ip", "netns", "exec", str(self.space)),
                 *("unshare", "--mount", "--propagation", "private", "sh", "-c", _MOUNT, "sh", str(self.hosts)),
                 *(*mounts, "--", *self.container["command"]),
                 stdout=log,
@@ -135,8 +139,10 @@ class Pod:
         except TimeoutError:
             self.kill()
 
-    def remove_files(self) -> None:
+    async def remove(self) -> None:
         shutil.rmtree(self.home, ignore_errors=True)
+        if self.network is not None and self.space is not None:
+            await self.network.unplug(self.space)
 
     def visible(self) -> dict[str, Any]:
         process = psutil.Process(self._process.pid) if self._process is not None else None

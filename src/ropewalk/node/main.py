@@ -556,12 +556,17 @@ def _import(path: str) -> Any:
         raise ConfigError(f"worker_class {path!r} cannot be imported here: {exc}") from None
 
 
+def _bracketed(host: str) -> str:
+    """Return *host* as Dask's servers take it: addresses of IPv6 as in a URL."""
+    return f"[{host}]" if ":" in host else host
+
+
 async def run_scheduler(config: Mapping[str, Any]) -> int:
     """Run a scheduler until it closes; returns the exit status."""
     host, port = get_address_host_port(config["listen"])
     kwargs: dict[str, Any] = {"dashboard": True, **(config.get("options") or {})}
     kwargs |= {
-        "host": host,
+        "host": _bracketed(host),
         "port": port,
         "protocol": "tls",
         "security": security(config["tls"]),
@@ -597,7 +602,7 @@ async def run_worker(config: Mapping[str, Any]) -> int:
     kwargs: dict[str, Any] = {**(config.get("options") or {})}
     kwargs |= {
         "name": config["node"],
-        "host": get_address_host(config["listen"]),
+        "host": _bracketed(get_address_host(config["listen"])),
         "protocol": "tls",
         "security": security(config["tls"]),
         "contact_address": config.get("contact"),

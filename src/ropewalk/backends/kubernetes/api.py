@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -21,7 +21,7 @@ from ropewalk.backends.kubernetes.refusals import Call, refusal, status_of, unre
 from ropewalk.errors import BackendError, TryAgainError
 from ropewalk.schemas.kubernetes import KubernetesCredentials
 
-__all__ = ["Api"]
+__all__ = ["Api", "end_websocket"]
 
 REQUEST_SECONDS = 30.0
 CONNECT_SECONDS = 10.0
@@ -32,9 +32,42 @@ LONGEST_WAIT = 20.0
 PARALLEL = 32
 """Requests at a time. API servers allow some 400 in flight for all their users together."""
 
+CLOSE_SECONDS = 1.0
+"""For the event loop to close a socket, which takes it one turn."""
+
 METHODS = {"get": "GET", "list": "GET", "watch": "GET", "create": "POST", "delete": "DELETE"}
 
 _REVIEWS = "selfsubjectaccessreviews"
+
+
+class Wire:
+    """The connection of an answer that is about to be closed, which forgets it.
+
+    aiohttp closes TLS politely and waits for nobody, so the socket would stay open until the other side says goodbye.
+    """
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        protocol = response.connection.protocol if response.connection is not None else None
+        self._transport = protocol.transport if protocol is not None else None
+        self._lost = protocol.closed if protocol is not None else None
+
+    async def cut(self) -> None:
+        """Return when the socket is closed."""
+        if self._transport is not None:
+            self._transport.abort()
+        if self._lost is not None:
+            done, _ = await asyncio.wait([self._lost], timeout=CLOSE_SECONDS)
+            for lost in done:
+                lost.exception()  # taken note of: that it is lost is what was asked for
+
+
+async def end_websocket(channel: aiohttp.ClientWebSocketResponse) -> None:
+    """Close a WebSocket and its socket."""
+    wire = Wire(channel._response)  # noqa: SLF001 - there is no other way to its connection
+    try:
+        await channel.close()
+    finally:
+        await wire.cut()
 
 
 class Api:
@@ -49,9 +82,20 @@ class Api:
         self.server = credentials.server
         self._pool: Any = None
         self._slots = asyncio.Semaphore(PARALLEL)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run something that holds a connection, until :meth:`close` at the latest."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def close(self) -> None:
         """Close all connections."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         pool, self._pool = self._pool, None
         if pool is not None:
             await pool.close()
@@ -118,7 +162,9 @@ class Api:
                     raise refusal(call, response.status, await response.read(), _retry_after(response), self.namespace)
                 yield response.content
             finally:
+                wire = Wire(response)
                 response.close()
+                await wire.cut()
 
     async def websocket(self, resource: str, name: str, query: Mapping[str, Any], protocol: str) -> Any:
         """Open a WebSocket of a subresource.

@@ -263,7 +263,9 @@ class KubernetesBackend:
             address = self._reach.address(node.cluster, None if seen.gone else pod)
         asked = seen.reason == DELETED and self._keeper.asked(uid)
         reason = None if asked else self._explainer.explain(pod, seen)
-        answer = Answer.GONE if seen.gone else Answer.RUNNING
+        # Who hears that a node is gone hears why, and asks no more: an event that tells it gets a moment to be written.
+        gone = seen.gone and (asked or self._explainer.settled(pod, seen))
+        answer = Answer.GONE if gone else Answer.RUNNING
         return Sighting(node.name, answer, uid, address, seen.exit_code, reason, internal)
 
     async def changed(self) -> None:
@@ -320,7 +322,8 @@ class KubernetesBackend:
             raise TryAgainError(f"The log of {node.name} cannot be read: {sighting.reason}", delay=2.0)
         if node.name not in self._watch.pods:
             return await asyncio.to_thread(self._archive.log, node.cluster, node.name, cursor, limit)
-        return await logs.read(self._api, node.name, cursor, limit, gone=sighting.answer is Answer.GONE)
+        source = logs.Source(self._api, node.name, node.role.value)
+        return await logs.read(source, cursor, limit, gone=sighting.answer is Answer.GONE)
 
     async def connect(self, scheduler: NodeHandle, address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect straight where that was set up and works; else through the API server."""

@@ -18,6 +18,9 @@ def configuration(shared: Mapping[str, Any], environ: Mapping[str, str]) -> dict
     """Return the configuration of this node, from the one of its role and what the pod says of itself."""
     config = dict(shared)
     address = environ["ROPEWALK_POD_IP"]
+    if config["role"] == "scheduler":
+        # Kubelets forward a port to the pod's own loopback, not to its address. Workers need no such way in.
+        address = "::" if ":" in address else "0.0.0.0"  # noqa: S104 - mutual TLS, whatever it comes by
     host = f"[{address}]" if ":" in address else address
     config["node"] = environ["ROPEWALK_NODE"]
     config["listen"] = f"tls://{host}:{config.pop('port')}"

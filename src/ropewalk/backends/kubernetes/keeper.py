@@ -17,7 +17,7 @@ from ropewalk.backends.kubernetes import logs
 from ropewalk.backends.kubernetes.api import Api
 from ropewalk.backends.kubernetes.archive import Archive, Record
 from ropewalk.backends.kubernetes.objects import GRACE_SECONDS, handle_of, service_name
-from ropewalk.backends.kubernetes.reasons import DELETED, ended_at, look, parse_time
+from ropewalk.backends.kubernetes.reasons import DELETED, container_of, ended_at, look, parse_time
 from ropewalk.backends.kubernetes.refusals import status_of
 from ropewalk.backends.kubernetes.watch import REMEMBERED, Pod, PodWatch
 from ropewalk.errors import BackendError
@@ -124,7 +124,8 @@ class Keeper:
             async with self._slots:
                 if _has_log(pod):
                     running = not look(pod).gone
-                    await logs.follow(self._api, name, tail, opened, until_end=running, seconds=FOLLOW_SECONDS)
+                    source = logs.Source(self._api, name, str(container_of(pod)["name"]))
+                    await logs.follow(source, tail, opened, until_end=running, seconds=FOLLOW_SECONDS)
             opened.set()
             await self._record(pod, tail)
         finally:
@@ -223,7 +224,8 @@ class Keeper:
         while self._is_there(handle.name, pod["metadata"]["uid"]):
             async with self._slots:
                 tail, opened = logs.Tail(), asyncio.Event()
-                await logs.follow(self._api, handle.name, tail, opened, until_end=False, seconds=logs.READ_SECONDS)
+                source = logs.Source(self._api, handle.name, handle.role.value)
+                await logs.follow(source, tail, opened, until_end=False, seconds=logs.READ_SECONDS)
             try:
                 await self._keep(pod, tail, deleted=False)
                 await self._delete(pod)
@@ -274,5 +276,4 @@ _BACKGROUND = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy":
 
 def _has_log(pod: Pod) -> bool:
     """Return whether a pod's container was ever made."""
-    found = (pod.get("status") or {}).get("containerStatuses") or [{}]
-    return any(key in (found[0].get("state") or {}) for key in ("running", "terminated"))
+    return any(key in (container_of(pod).get("state") or {}) for key in ("running", "terminated"))

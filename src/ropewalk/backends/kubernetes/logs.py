@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+
+import aiohttp
 
 from ropewalk.backends import logtext
 from ropewalk.backends.kubernetes.api import Api
@@ -19,6 +22,19 @@ from ropewalk.errors import BackendError
 
 READ_SECONDS = 30.0
 PIECE = 2**16
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A container of a pod; without its name, a pod with containers that others added has no log."""
+
+    api: Api
+    pod: str
+    container: str
+
+    def stream(self, silence: float, **query: str) -> AbstractAsyncContextManager[aiohttp.StreamReader]:
+        """Open the log."""
+        return self.api.stream("get", "pods/log", self.pod, {"container": self.container, **query}, silence=silence)
 
 
 @dataclass(slots=True)
@@ -48,7 +64,7 @@ class Tail:
         return logtext.cut(raw, offset, limit, gone=gone)
 
 
-async def read(api: Api, pod: str, cursor: str | None, limit: int, *, gone: bool) -> LogChunk:
+async def read(source: Source, cursor: str | None, limit: int, *, gone: bool) -> LogChunk:
     """Return at most *limit* bytes of a pod's log from *cursor*; *gone* must have been found out before.
 
     Raises:
@@ -58,7 +74,7 @@ async def read(api: Api, pod: str, cursor: str | None, limit: int, *, gone: bool
     offset = logtext.offset_of(cursor)
     wanted, skip, raw, total = logtext.room(limit), offset, bytearray(), 0
     try:
-        async with api.stream("get", "pods/log", pod, {}, silence=READ_SECONDS) as stream:
+        async with source.stream(READ_SECONDS) as stream:
             while len(raw) < wanted and (data := await stream.read(PIECE)):
                 total += len(data)
                 raw += data[min(skip, len(data)) :]
@@ -69,7 +85,7 @@ async def read(api: Api, pod: str, cursor: str | None, limit: int, *, gone: bool
         return LogChunk("", str(offset), gone)
     if skip and total < offset and not gone:
         # The kubelet began a new file: what is in it is all new.
-        return await read(api, pod, "0", limit, gone=gone)
+        return await read(source, "0", limit, gone=gone)
     return logtext.cut(bytes(raw[:wanted]), offset, limit, gone=gone)
 
 
@@ -78,7 +94,7 @@ def no_log_yet(error: BackendError) -> bool:
     return status_of(error) in (400, 404)
 
 
-async def follow(api: Api, pod: str, tail: Tail, opened: asyncio.Event, *, until_end: bool, seconds: float) -> None:
+async def follow(source: Source, tail: Tail, opened: asyncio.Event, *, until_end: bool, seconds: float) -> None:
     """Read a pod's log into *tail*, if asked until its container has ended; *opened* is set once it is being read.
 
     Whatever goes wrong, what has come so far stays: the end of a log is worth having, and worth no error.
@@ -87,7 +103,7 @@ async def follow(api: Api, pod: str, tail: Tail, opened: asyncio.Event, *, until
     try:
         async with asyncio.timeout(seconds):
             with contextlib.suppress(BackendError):
-                async with api.stream("get", "pods/log", pod, query, silence=seconds) as stream:
+                async with source.stream(seconds, **query) as stream:
                     opened.set()
                     while data := await stream.read(PIECE):
                         tail.add(data)

@@ -15,7 +15,7 @@ from typing import Any
 
 import aiohttp
 
-from ropewalk.backends.kubernetes.api import Api
+from ropewalk.backends.kubernetes.api import Api, end_websocket
 from ropewalk.errors import TryAgainError
 
 PROTOCOL = "v4.channel.k8s.io"
@@ -39,11 +39,11 @@ async def open_stream(api: Api, pod: str, port: int) -> tuple[asyncio.StreamRead
         async with asyncio.timeout(OPEN_SECONDS):
             await _handshake(channel, pod, port)
     except BaseException as exc:
-        await channel.close()
+        await end_websocket(channel)
         if isinstance(exc, TimeoutError):
             raise _refused(pod, port, "it did not answer in time") from None
         raise
-    return await _bridge(channel)
+    return await _bridge(api, channel)
 
 
 async def answers(api: Api, pod: str, port: int) -> bool:
@@ -89,7 +89,7 @@ def _refused(pod: str, port: int, why: str) -> TryAgainError:
     return TryAgainError(f"Port {port} of the pod {pod} cannot be reached through the API server: {why}.")
 
 
-async def _bridge(channel: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _bridge(api: Api, channel: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Return a stream whose other end is carried by *channel*.
 
     A pair of connected sockets: asyncio can start TLS on a stream only where it has a transport of its own, and the
@@ -103,14 +103,10 @@ async def _bridge(channel: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWri
         ours.close()
         theirs.close()
         raise
-    task = asyncio.create_task(_carry(channel, *inner), name="kubernetes-portforward")
-    _CARRYING.add(task)
-    task.add_done_callback(_CARRYING.discard)
+    task = api.spawn(_carry(channel, *inner), name="kubernetes-portforward")
+    # Also where it is cancelled before it ever began.
+    task.add_done_callback(lambda _: inner[1].transport.abort())
     return outer
-
-
-_CARRYING: set[asyncio.Task[None]] = set()
-"""The event loop keeps only weak references to tasks."""
 
 
 async def _carry(channel: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -122,9 +118,11 @@ async def _carry(channel: Any, reader: asyncio.StreamReader, writer: asyncio.Str
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
-        await channel.close()
+        try:
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+        finally:
+            await end_websocket(channel)
 
 
 async def _to_pod(channel: Any, reader: asyncio.StreamReader) -> None:

@@ -32,10 +32,11 @@ class Look:
 def look(pod: Pod, *, deleted: bool = False, role: str = "worker") -> Look:
     """Return what a pod's last status says; *deleted*: the pod has been seen to be deleted."""
     status = pod.get("status") or {}
-    container = _container(status)
+    container = container_of(pod)
     state = container.get("state") or {}
     terminated = state.get("terminated") or (container.get("lastState") or {}).get("terminated")
-    if deleted or status.get("phase") in ("Succeeded", "Failed"):
+    # Containers that others added, such as a service mesh's, run on and keep the pod's phase as it was.
+    if deleted or status.get("phase") in ("Succeeded", "Failed") or state.get("terminated"):
         code = exit_code(terminated)
         return Look(True, code, _why_gone(pod, status, terminated, code, role, deleted=deleted))
     if state.get("running") is not None or terminated:
@@ -55,9 +56,13 @@ def exit_code(terminated: Mapping[str, Any] | None) -> int | None:
     return 128 - code if 128 < code <= 128 + 64 else code
 
 
-def _container(status: Mapping[str, Any]) -> Mapping[str, Any]:
-    found: Sequence[Mapping[str, Any]] = status.get("containerStatuses") or []
-    return found[0] if found else {}
+def container_of(pod: Pod) -> Mapping[str, Any]:
+    """Return the status of our container; others may have added some of theirs, and kubelets sort them by name."""
+    found: Sequence[Mapping[str, Any]] = (pod.get("status") or {}).get("containerStatuses") or []
+    return next((each for each in found if each.get("name") in _NAMES), found[0] if found else {})
+
+
+_NAMES = frozenset({"scheduler", "worker", "probe"})
 
 
 def _why_gone(
@@ -118,11 +123,6 @@ _CAUSES = {
 }
 
 
-def cause_of_event(reason: str) -> str | None:
-    """Return the sentence for an event that tells why a pod went away; None: it tells of something else."""
-    return _CAUSES.get(reason)
-
-
 def _disruption(status: Mapping[str, Any]) -> str | None:
     for condition in status.get("conditions") or []:
         if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
@@ -163,13 +163,19 @@ def _why_waiting(status: Mapping[str, Any], waiting: Mapping[str, Any]) -> str |
 
 
 def why_from_events(events: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return what a pod's events say about why it waits or went away, the newest first."""
+    """Return what a pod's events say about why it waits, the newest first."""
     for event in sorted(events, key=_when, reverse=True):
-        reason, message = str(event.get("reason")), _quoted(event.get("message"))
-        if reason in _CAUSES:
-            return _CAUSES[reason] + (f" Kubernetes says: {message}" if message else "")
-        if reason in _TOLD and event.get("type") == "Warning":
-            return f"It cannot be started ({reason}): {message}"
+        if event.get("reason") in _TOLD and event.get("type") == "Warning":
+            return f"It cannot be started ({event['reason']}): {_quoted(event.get('message'))}"
+    return None
+
+
+def why_gone_from_events(events: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return what a pod's events say about why it went away, the newest first."""
+    for event in sorted(events, key=_when, reverse=True):
+        cause, message = _CAUSES.get(str(event.get("reason"))), _quoted(event.get("message"))
+        if cause is not None:
+            return cause + (f" Kubernetes says: {message}" if message else "")
     return None
 
 
@@ -193,5 +199,5 @@ def parse_time(text: object) -> datetime | None:
 
 def ended_at(pod: Pod) -> datetime | None:
     """Return when a pod's container ended; None: nobody saw it."""
-    state = _container(pod.get("status") or {}).get("state") or {}
+    state = container_of(pod).get("state") or {}
     return parse_time((state.get("terminated") or {}).get("finishedAt"))

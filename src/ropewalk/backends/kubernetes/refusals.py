@@ -119,6 +119,14 @@ def _forbidden(
             f"(kubectl -n {namespace} describe resourcequota).",
             details={**facts, "reason": "QuotaExceeded"},
         )
+    if "failed quota" in message:
+        return FixItError(
+            f"The quota of the namespace {namespace} counts what pods do not say: {_after(message, 'failed quota: ')}.",
+            field="namespace",
+            advice="Let a LimitRange of the namespace give it a default, or take it out of the quota "
+            f"(kubectl -n {namespace} describe resourcequota).",
+            details={**facts, "reason": "QuotaUnnamed"},
+        )
     if "PodSecurity" in message or "pod security policy" in message.lower():
         return FixItError(
             f"The pod security rules of the namespace {namespace} refuse these pods: {message}",
