@@ -26,6 +26,7 @@ REQUIREMENTS = (f"dask-kubernetes=={VERSION}",)
 INSTALL_SECONDS, READY_SECONDS = 600.0, 60.0
 NAMESPACE = "operator"
 GROUP = "/apis/kubernetes.dask.org/v1/namespaces"
+PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 
 
 def environment() -> Path:
@@ -58,7 +59,7 @@ def operator(plane: Plane) -> Iterator[None]:
     plane.ask("POST", "/api/v1/namespaces", json={"metadata": {"name": NAMESPACE}})
     config = plane.home / "operator.conf"
     config.write_text(json.dumps(kubeconfig(plane.server, plane.authority(), OPERATOR_TOKEN, NAMESPACE)))
-    command = [str(env / "bin" / "kopf"), "run", "-m", "dask_kubernetes.operator", "--all-namespaces"]
+    command = [str(env / "bin" / "kopf"), "run", "-m", "dask_kubernetes.operator.controller", "--all-namespaces"]
     environ = {**os.environ, "KUBECONFIG": str(config)}
     with (plane.home / "operator.log").open("wb") as log:
         process = subprocess.Popen(command, env=environ, stdout=log, stderr=log)  # noqa: S603 - our own command
@@ -96,20 +97,29 @@ def cluster(name: str, workers: int) -> dict[str, Any]:
 def once(plane: Plane, name: str, workers: int, seconds: float) -> tuple[float, float]:
     """Return the seconds and requests from nothing to all pods of one cluster running."""
     before = len(plane.audit("operator"))
+    version = plane.get(PODS)["metadata"]["resourceVersion"]
     began = time.monotonic()
     plane.ask("POST", f"{GROUP}/{NAMESPACE}/daskclusters", json=cluster(name, workers))
-    _until(lambda: running(plane, NAMESPACE) == workers + 1, seconds)
+    _wait_running(plane, version, workers + 1, seconds)
     took = time.monotonic() - began
     requests = len(plane.audit("operator")) - before
     plane.ask("DELETE", f"{GROUP}/{NAMESPACE}/daskclusters/{name}")
-    _until(lambda: not plane.get(f"/api/v1/namespaces/{NAMESPACE}/pods")["items"], seconds)
+    _until(lambda: not plane.get(PODS)["items"], seconds)
     return took, requests
 
 
-def running(plane: Plane, namespace: str) -> int:
-    """Return how many pods of a namespace run."""
-    items = plane.get(f"/api/v1/namespaces/{namespace}/pods")["items"]
-    return sum(item["status"].get("phase") == "Running" for item in items)
+def _wait_running(plane: Plane, version: str, wanted: int, seconds: float) -> None:
+    """Watch until *wanted* pods run: listing them again and again would slow down what is measured."""
+    query = {"watch": "true", "resourceVersion": version, "timeoutSeconds": str(int(seconds))}
+    found: set[str] = set()
+    with plane.admin.stream("GET", PODS, params=query, timeout=seconds) as answer:
+        for line in answer.iter_lines():
+            pod = json.loads(line)["object"]
+            if pod["status"].get("phase") == "Running":
+                found.add(pod["metadata"]["uid"])
+            if len(found) == wanted:
+                return
+    raise RuntimeError(f"Of {wanted} pods {len(found)} ran within {seconds:.0f} seconds.")
 
 
 def _until(condition: Any, seconds: float) -> None:
@@ -117,4 +127,4 @@ def _until(condition: Any, seconds: float) -> None:
     while not condition():
         if time.monotonic() > deadline:
             raise RuntimeError(f"dask-kubernetes' operator did not get there within {seconds:.0f} seconds.")
-        time.sleep(0.1)
+        time.sleep(0.2)
