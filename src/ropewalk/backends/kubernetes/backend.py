@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -179,7 +180,7 @@ class KubernetesBackend:
         if request.scheduler is None and not any(node.role is NodeRole.SCHEDULER for node in request.nodes):
             results |= {node.name: LaunchResult(node.name, error=_no_scheduler()) for node in wanted}
         elif wanted:
-            found = await self._launcher.launch(_with(request, wanted))
+            found = await self._launcher.launch(replace(request, nodes=wanted))
             self._reach.note(request.cluster.id, self._launcher.services[request.cluster.id])
             results |= {name: self._result(name, pod) for name, pod in found.items()}
         return [results[node.name] for node in request.nodes]
@@ -359,10 +360,6 @@ class KubernetesBackend:
         await self._keeper.close()
         await self._api.close()
         await asyncio.to_thread(self._archive.close)
-
-
-def _with(request: LaunchRequest, nodes: Sequence[Any]) -> LaunchRequest:
-    return LaunchRequest(request.cluster, nodes, request.scheduler, request.options, request.image, request.tags)
 
 
 def _ended(name: str, record: Record) -> LaunchResult:
