@@ -24,13 +24,15 @@ FILES = {
     "tabler.css": "@tabler/core/dist/css/tabler.min.css",
     "htmx.js": "htmx.org/dist/htmx.min.js",
     "htmx-sse.js": "htmx-ext-sse/dist/sse.min.js",
+    "uplot.js": "uplot/dist/uPlot.iife.min.js",
+    "uplot.css": "uplot/dist/uPlot.min.css",
 }
 """Our name of each file, and where its package has it."""
 
 ICONS = (
     *("alert-triangle", "circle-check", "circle-x", "cloud", "copy", "device-desktop", "external-link", "info-circle"),
     *("key", "logout", "moon", "player-stop", "plus", "search", "server-2", "sun", "terminal-2", "trash", "user"),
-    *("users", "chevron-down"),
+    *("users", "chevron-down", "download", "file-text", "user-plus", "login-2", "pencil", "plug-connected-x"),
 )
 """The icons that templates use, by Tabler's names; all of them would be a thousand times as much."""
 
@@ -121,7 +123,7 @@ def _drawing(path: Path) -> str:
 def _licences(modules: Path) -> str:
     """Return name, version and licence of each package; where one has no such file, what its code says."""
     parts = ["What the web pages contain of others.\n"]
-    for name in ("@tabler/core", "@tabler/icons", "htmx.org", "htmx-ext-sse"):
+    for name in ("@tabler/core", "@tabler/icons", "htmx.org", "htmx-ext-sse", "uplot"):
         home = modules / name
         told = json.loads((home / "package.json").read_text(encoding="utf-8"))
         files = [path for path in home.iterdir() if path.name.upper().startswith("LICENSE")]

@@ -21,6 +21,7 @@ PARAMETERS = {
     "node": "nothing",
     "token": "nothing",
     "tag": "nothing",
+    "invitation": "nothing",
     "upload": "nothing",
 }
 """What stands for each path parameter but the account. A route with another one fails the tests until it is added."""
@@ -62,6 +63,9 @@ def test_what_only_administrators_and_operators_may_is_what_we_decided() -> None
     assert ROLE_PERMISSIONS[Role.ADMIN] - ROLE_PERMISSIONS[Role.MEMBER] == {
         Permission.ACCOUNT_MEMBERS_SET,
         Permission.ACCOUNT_MEMBERS_REMOVE,
+        Permission.ACCOUNT_INVITATIONS_READ,
+        Permission.ACCOUNT_INVITATIONS_CREATE,
+        Permission.ACCOUNT_INVITATIONS_REVOKE,
         Permission.ACCOUNT_CLOUD_SET,
         Permission.ACCOUNT_CLOUD_FORGET,
         Permission.ACCOUNT_CLOUD_PREPARE,
@@ -131,9 +135,14 @@ async def test_the_open_routes_are_those_that_must_be(api: Api) -> None:
         "POST /api/v1/login",
         "POST /api/v1/device",
         "POST /api/v1/device/token",
+        "POST /api/v1/invitations/join",
         "GET /",
         "GET /sign-in",
         "POST /sign-in",
+        "GET /sign-in/sso",
+        "GET /sign-in/sso/callback",
+        "GET /join/{token}",
+        "POST /join/{token}",
         "GET /setup",
         "POST /setup",
         "GET /static/{digest}/{name}",

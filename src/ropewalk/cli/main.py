@@ -24,12 +24,14 @@ from ropewalk.cli import (
     configurations,
     diagnostics,
     images,
+    invitations,
     kubernetes,
     login,
     members,
     output,
     state,
     tokens,
+    usage,
     users,
     version,
 )
@@ -143,10 +145,12 @@ login.register(app)
 version.register(app)
 diagnostics.register(app)
 audit.register(app)
+usage.register(app)
 app.add_typer(clusters.app, name="cluster")
 app.add_typer(configurations.app, name="configuration")
 app.add_typer(accounts.app, name="account")
 app.add_typer(members.app, name="member")
+app.add_typer(invitations.app, name="invitation")
 app.add_typer(users.app, name="user")
 app.add_typer(tokens.app, name="token")
 app.add_typer(cloud_accounts.app, name="cloud-account")

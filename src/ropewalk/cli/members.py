@@ -70,6 +70,36 @@ def set_(
 
 
 @app.command()
+def invite(
+    note: Annotated[str | None, typer.Argument(metavar="FOR", help="For whom it is, for the list.")] = None,
+    role: Annotated[Role, typer.Option("--role", help="Admins manage members and configurations.")] = Role.MEMBER,
+    core_limit: Annotated[
+        int | None, typer.Option("--core-limit", min=0, help="Cores that their clusters may use; default: no limit.")
+    ] = None,
+    days: Annotated[float, typer.Option("--days", help="Until it expires; at most 30.")] = 7,
+    account: options.Account = None,
+    as_json: options.Json = False,
+) -> None:
+    """Print a link that lets one person into the account, once (admins only). Send it to them.
+
+    Who has no user yet makes one with it.
+    """
+    from ropewalk.cli.api import connect
+    from ropewalk.client import calls
+    from ropewalk.schemas.identity import InvitationCreate
+
+    request = ask.build(InvitationCreate, note=note, role=role.value, core_limit=core_limit, days=days)
+    with connect() as api:
+        slug = api.account(account)
+        made = api(calls.invite(slug, request))
+    if as_json:
+        output.dump(made)
+        return
+    print(made.url, flush=True)
+    output.note(f"Whoever opens it can join {slug}, once, until {output.when(made.expires_at)}. It is not shown again.")
+
+
+@app.command()
 def remove(username: Username, account: options.Account = None, yes: options.Yes = False) -> None:
     """Remove a member (admins only). Their clusters go on until somebody stops them."""
     from ropewalk.cli.api import connect

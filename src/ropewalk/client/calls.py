@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel
 
+from ropewalk.schemas.audit import AuditEvent, AuditQuery
 from ropewalk.schemas.cloud_accounts import (
     CheckReport,
     CloudAccount,
@@ -51,6 +52,11 @@ from ropewalk.schemas.identity import (
     DeviceStart,
     DeviceToken,
     DeviceTokenRequest,
+    Invitation,
+    InvitationAccept,
+    InvitationCreate,
+    InvitationCreated,
+    Joined,
     Me,
     Member,
     MemberSet,
@@ -64,6 +70,7 @@ from ropewalk.schemas.identity import (
     UserUpdate,
 )
 from ropewalk.schemas.images import Digests, Image, Upload, UploadStart
+from ropewalk.schemas.usage import Usage, UsageQuery
 
 T = TypeVar("T")
 
@@ -206,6 +213,22 @@ def delete_member(account: str, username: str) -> Call[None]:
     return _delete(_at("accounts", account, "members", username))
 
 
+def list_invitations(account: str) -> Call[list[Invitation]]:
+    return _get(_at("accounts", account, "invitations"), list[Invitation])
+
+
+def invite(account: str, request: InvitationCreate) -> Call[InvitationCreated]:
+    return _post(_at("accounts", account, "invitations"), InvitationCreated, request)
+
+
+def revoke_invitation(account: str, invitation: str) -> Call[None]:
+    return _delete(_at("accounts", account, "invitations", invitation))
+
+
+def accept_invitation(request: InvitationAccept) -> Call[Joined]:
+    return _post("/invitations/accept", Joined, request)
+
+
 def get_cloud_account(account: str, cloud_account: str | None = None) -> Call[CloudAccount]:
     """The cloud account where new clusters run; or, by id, a former one."""
     return _get(_at("accounts", account, "cloud-account"), CloudAccount, id=cloud_account)
@@ -260,8 +283,8 @@ def set_hosted(settings: HostedSettings) -> Call[HostedSettings]:
     return _put("/hosted", HostedSettings, settings)
 
 
-def audit(*, after: int | None = None, limit: int | None = None) -> Call[list[Event]]:
-    return _get("/audit", list[Event], after=after, limit=limit)
+def audit(query: AuditQuery) -> Call[list[AuditEvent]]:
+    return _get("/audit", list[AuditEvent], **query.model_dump(mode="json", exclude_unset=True))
 
 
 # Clusters.
@@ -338,6 +361,10 @@ def get_logs(
 
 def get_cost(account: str, cluster: str) -> Call[Cost]:
     return _get(_at("accounts", account, "clusters", cluster, "cost"), Cost)
+
+
+def get_usage(account: str, query: UsageQuery) -> Call[Usage]:
+    return _get(_at("accounts", account, "usage"), Usage, **query.model_dump(mode="json", exclude_unset=True))
 
 
 def estimate_cost(account: str, request: ClusterCreate) -> Call[CostEstimate]:

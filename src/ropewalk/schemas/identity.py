@@ -97,6 +97,49 @@ class Member(Schema):
     added_at: datetime
 
 
+class InvitationCreate(Schema):
+    """Invite somebody to a team account, by a link that works once."""
+
+    role: MemberRole = MemberRole.MEMBER
+    core_limit: Cores | None = Field(None, description="Null: only the account's limit counts.")
+    note: Annotated[Line, Field(max_length=80)] | None = Field(
+        None, description="For whom it is: seen by those who may invite."
+    )
+    days: Annotated[float, Field(gt=0, le=30)] = Field(7, description="Until it expires.")
+
+
+class Invitation(Schema):
+    id: str
+    note: str | None
+    role: MemberRole
+    core_limit: int | None
+    invited_by: str
+    created_at: datetime
+    expires_at: datetime
+
+
+class InvitationCreated(Invitation):
+    url: str = Field(description="The link to send; shown this once.")
+
+
+class InvitationAccept(Schema):
+    """Join an account as who you are."""
+
+    token: SecretStr = Field(description="The last part of the invitation's link.")
+
+
+class Join(Schema):
+    """Accept an invitation, and make the user that joins."""
+
+    token: SecretStr = Field(description="The last part of the invitation's link.")
+    username: Slug
+    password: Password
+
+
+class Joined(Schema):
+    account: str
+
+
 class TokenCreate(Schema):
     name: Annotated[Line, Field(min_length=1, max_length=80)]
     expires_in_days: Annotated[float, Field(gt=0, le=3660)] | None = Field(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ropewalk.server.blueprint import Blueprint
     from ropewalk.server.clock import Clock
     from ropewalk.server.db.engine import Database
+    from ropewalk.server.identity.oidc import Provider
     from ropewalk.server.secrets import Vault
     from ropewalk.server.settings import Settings
     from ropewalk.server.wakeups import Wakeups
@@ -47,5 +48,7 @@ class Context:
     backends: Backends
     wakeups: Wakeups
     metrics: Metrics = field(default_factory=Metrics)
+    provider: Provider | None = None
+    """Of single sign-on."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server is asked to stop: streams end, nothing new begins."""

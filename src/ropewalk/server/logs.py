@@ -23,7 +23,7 @@ _HARMLESS_NAME = frozenset({"code", "exit_code", "status_code", "error_code", "s
 """Codes that say what happened; a ``setup_code``, ``device_code`` or ``user_code`` opens doors."""
 
 _SECRET_TEXT: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"rwt_[A-Za-z0-9_\-]+"), "rwt_" + HIDDEN),
+    (re.compile(r"(rw[ti])_[A-Za-z0-9_\-]+"), r"\1_" + HIDDEN),
     (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=\-]{8,}"), r"\1 " + HIDDEN),
     (re.compile(r"(://[^\s:/@]*:)[^\s/@]+@"), r"\1" + HIDDEN + "@"),
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL), HIDDEN),

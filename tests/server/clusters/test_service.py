@@ -19,7 +19,7 @@ from ropewalk.errors import (
 )
 from ropewalk.schemas.clusters import ClusterCreate, ClusterScale
 from ropewalk.schemas.identity import MemberRole
-from ropewalk.server.clusters import configurations, service
+from ropewalk.server.clusters import configurations, logs, service
 from ropewalk.server.clusters.secret import open_secret
 from ropewalk.server.db.models import Account, Cluster, Member
 from ropewalk.server.identity.permissions import AccountCaller
@@ -265,21 +265,21 @@ async def test_logs_are_read_by_node_from_a_cursor_and_after_death(running: Flee
     cluster = await running.create(n_workers=1)
     await running.until("ready", workers=1)
     running.cloud.write_log(f"{cluster.id}-worker-1", "one\n")
-    (page,) = await service.logs(running.context, running.caller, "c", node="worker-1")
+    (page,) = await logs.pages(running.context, running.caller, "c", node="worker-1")
     assert (page.text, page.complete) == ("one\n", False)
     running.cloud.write_log(f"{cluster.id}-worker-1", "two\n")
     await running.stop()
     await running.until("stopped")
-    (rest,) = await service.logs(running.context, running.caller, "c", node="worker-1", cursor=page.cursor)
+    (rest,) = await logs.pages(running.context, running.caller, "c", node="worker-1", cursor=page.cursor)
     assert (rest.text, rest.complete) == ("two\n", True)
-    everything = await service.logs(running.context, running.caller, "c")
-    assert [log.node for log in everything] == [f"{cluster.id}-scheduler", f"{cluster.id}-worker-1"]
+    everything = await logs.pages(running.context, running.caller, "c")
+    assert [each.node for each in everything] == [f"{cluster.id}-scheduler", f"{cluster.id}-worker-1"]
 
 
 async def test_logs_of_an_unknown_node_are_refused_by_name(running: Fleet) -> None:
     await running.create(n_workers=0)
     with pytest.raises(NotFoundError, match="no node 'worker-9'"):
-        await service.logs(running.context, running.caller, "c", node="worker-9")
+        await logs.pages(running.context, running.caller, "c", node="worker-9")
 
 
 async def test_an_estimate_needs_no_cluster(fleet: Fleet) -> None:

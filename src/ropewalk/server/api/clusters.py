@@ -23,7 +23,7 @@ from ropewalk.schemas.clusters import (
 from ropewalk.schemas.common import Event
 from ropewalk.server.api import streams
 from ropewalk.server.api.deps import ContextDep, require
-from ropewalk.server.clusters import service
+from ropewalk.server.clusters import logs, service
 from ropewalk.server.gateway import metrics, passes
 from ropewalk.server.gateway.upstreams import Upstreams
 from ropewalk.server.identity.permissions import AccountCaller, Caller, Permission
@@ -183,7 +183,7 @@ async def get_logs(
     limit: Annotated[int, Query(ge=1, le=10_000_000)] = 1_000_000,
 ) -> list[LogPage]:
     """Read the logs of all nodes, or of `node` from `cursor`; `limit` is in bytes per node. Also after their end."""
-    return await service.logs(context, caller, name, node=node, cursor=cursor, limit=limit)
+    return await logs.pages(context, caller, name, node=node, cursor=cursor, limit=limit)
 
 
 @router.get("/accounts/{account}/clusters/{name}/timeline")

@@ -126,6 +126,37 @@ class WebSession(Base):
 
     hash: Mapped[str] = mapped_column(primary_key=True)
     user_id: Mapped[str] = mapped_column(ForeignKey("users.id"), index=True)
+    browser: Mapped[str | None]
+    """``Firefox on Linux``: what a person needs to know it again, and no more of what browsers tell."""
+    seen_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+
+
+class Identity(Base):
+    """Who a user is for a provider of single sign-on. E-mail addresses change hands, so only this tells who it is."""
+
+    __tablename__ = "identities"
+
+    issuer: Mapped[str] = mapped_column(primary_key=True)
+    subject: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id"), index=True)
+    created_at: Mapped[datetime]
+
+
+class Invitation(Base):
+    """Lets whoever has its link into an account, once. A row is there while that is so."""
+
+    __tablename__ = "invitations"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    hash: Mapped[str] = mapped_column(unique=True)
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"), index=True)
+    role: Mapped[str]
+    core_limit: Mapped[float | None]
+    note: Mapped[str | None]
+    """For whom it is, as the one who made it wrote it."""
+    creator_id: Mapped[str] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
 

@@ -103,7 +103,7 @@ class Gateway:
             raise PermissionDeniedError("Another site asked for this page.", advice="Open it from its own link.")
         visit = await self._visit()
         if visit is None:
-            return pages.no_pass(self._server)
+            return pages.no_pass(self._server, self._cluster_id)
         await proxy.http(await self._upstreams.get(visit), visit, self._scope, receive, send, server=self._server)
         return None
 
@@ -112,7 +112,7 @@ class Gateway:
         ticket = parse_qs(self._scope["query_string"].decode("latin-1")).get("ticket", [""])[-1]
         cookie = await passes.redeem(self._context, ticket, self._cluster_id) if ticket else None
         if cookie is None and await self._visit() is None:
-            return pages.no_pass(self._server)
+            return pages.no_pass(self._server, self._cluster_id)
         response = RedirectResponse("/status", status_code=303, headers={"Cache-Control": "no-store"})
         for name, value in rules.guards(self._server):
             response.headers[name.decode()] = value.decode()

@@ -24,7 +24,17 @@ if TYPE_CHECKING:
     from ropewalk.server.context import Context
     from ropewalk.server.identity.permissions import Caller
 
-__all__ = ["add_user", "check_password", "create_user", "get_user", "list_users", "shown", "update_user"]
+__all__ = [
+    "add_user",
+    "check_password",
+    "create_user",
+    "get_user",
+    "list_users",
+    "reset_password",
+    "set_operator",
+    "shown",
+    "update_user",
+]
 
 
 def shown(user: User) -> UserSchema:
@@ -58,13 +68,13 @@ async def add_user(
     context: Context,
     session: AsyncSession,
     username: str,
-    password_hash: str,
+    password_hash: str | None,
     *,
     email: str | None,
     operator: bool,
     by: str,
 ) -> User:
-    """Add a user with a personal account of the same name to the transaction.
+    """Add a user with a personal account of the same name to the transaction; without a hash, they have no password.
 
     Raises:
         ConflictError: The name is taken by a user or by an account.
@@ -163,6 +173,47 @@ async def update_user(
                 details={"username": user.username, "changes": changes},
             )
     return shown(user)
+
+
+async def reset_password(context: Context, username: str, password: SecretStr) -> UserSchema:
+    """Set a password that nobody knows any more: for people who can read the server's data directory anyway.
+
+    Raises:
+        NotFoundError: There is no such user; names those who could let others in.
+    """
+    hashed = await hash_password(password.get_secret_value())
+    async with context.db.transaction() as session:
+        user = await session.scalar(select(User).where(User.username == username).with_for_update())
+        if user is None:
+            operators = await session.scalars(select(User.username).where(User.operator).order_by(User.username))
+            raise NotFoundError(
+                f"There is no user {username[:60]!r}.",
+                advice=f"Operators: {', '.join(operators) or 'none yet; make one with: ropewalk server setup'}.",
+                field="username",
+            )
+        await _apply(session, user, UserUpdate(password=password), hashed)
+        record(
+            session,
+            context.clock.now(),
+            EventCode.USER_UPDATED,
+            f"The password of {user.username!r} was reset on the server's machine.",
+            level="warning",
+            details={"username": user.username, "changes": ["password"]},
+        )
+    return shown(user)
+
+
+async def set_operator(context: Context, session: AsyncSession, user: User, *, operator: bool, by: str) -> None:
+    """Make *user* an operator, or one no more, in the transaction of *session*.
+
+    Raises:
+        ConflictError: They are the last one.
+    """
+    changes = await _apply(session, user, UserUpdate(operator=operator), None)
+    if changes:
+        what = f"The user {user.username!r} was changed: {', '.join(changes)}."
+        details = {"username": user.username, "changes": changes}
+        record(session, context.clock.now(), EventCode.USER_UPDATED, what, actor=by, details=details)
 
 
 async def _apply(session: AsyncSession, user: User, request: UserUpdate, hashed: str | None) -> list[str]:

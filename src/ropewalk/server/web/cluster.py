@@ -29,13 +29,21 @@ router = APIRouter(prefix="/accounts/{account}/clusters/{cluster}", route_class=
 Csrf = Annotated[str, Form(max_length=128)]
 Reader = Annotated[AccountVisit, require_session(Permission.ACCOUNT_CLUSTERS_READ)]
 
+EVENTS = 200
+"""Events of one page; those that came before are a link away."""
+
 
 @router.get("")
 async def show_cluster(
-    context: ContextDep, visit: Reader, cluster: str, done: Annotated[str, Query(max_length=20)] = ""
+    context: ContextDep,
+    visit: Reader,
+    cluster: str,
+    *,
+    before: Annotated[int | None, Query(ge=1, le=2**53)] = None,
+    done: Annotated[str, Query(max_length=20)] = "",
 ) -> Response:
-    """Show a cluster, by its id or its name."""
-    return await _page(context, visit, cluster, done=done)
+    """Show a cluster, by its id or its name, with its newest events, or those before one."""
+    return await _page(context, visit, cluster, before=before, done=done)
 
 
 @router.get("/live")
@@ -83,10 +91,12 @@ async def open_dashboard(
     return RedirectResponse(ticket.url, status_code=303)
 
 
-async def _page(context: Context, visit: AccountVisit, name: str, **values: Any) -> Response:
+async def _page(
+    context: Context, visit: AccountVisit, name: str, *, before: int | None = None, **values: Any
+) -> Response:
     found = await service.get(context, visit.caller, name)
     # Of the newest that a name may mean now, not of another one that takes the name between two questions.
-    events, _, _ = await service.events(context, visit.caller, found.id)
+    events = await service.newest_events(context, visit.caller, found.id, before=before, limit=EVENTS + 1)
     origin = context.settings.dashboard_origin(found.id)
     values = {"error": "", "typed": {"workers": "", "maximum": ""}, **values}
     return await show(
@@ -95,7 +105,9 @@ async def _page(context: Context, visit: AccountVisit, name: str, **values: Any)
         "cluster.html",
         here="clusters",
         cluster=found,
-        events=events[::-1],
+        events=events[:EVENTS],
+        before=before,
+        earlier=events[EVENTS - 1].id if len(events) > EVENTS else None,
         now=context.clock.now(),
         forms_to=[] if origin is None else [origin],
         **values,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated, Any, cast
 from urllib.parse import urlencode, urlsplit
 
@@ -11,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
 
-from ropewalk.errors import AuthenticationError, PermissionDeniedError, RopewalkError
+from ropewalk.errors import AuthenticationError, NotFoundError, PermissionDeniedError, RopewalkError
 from ropewalk.server.context import Context
 from ropewalk.server.identity import access, accounts, sessions
 from ropewalk.server.identity.permissions import AccountCaller, Caller, Guard, Permission, Scope
@@ -73,6 +74,9 @@ class PageGate(Guard):
     async def for_session(self, request: Request, context: ContextDep) -> Visit:
         """Let through whoever is signed in and has the permission."""
         signed_in = await _signed_in(request, context)
+        if self.permission.scope is Scope.INSTALLATION and not signed_in.caller.may(self.permission):
+            # That there are pages for operators is no business of others.
+            raise NotFoundError("This server has no such page, or you may not see it.")
         signed_in.caller.demand(self.permission)
         return Visit(signed_in.caller, signed_in.csrf)
 
@@ -87,9 +91,12 @@ class PageGate(Guard):
 
 
 async def _signed_in(request: Request, context: Context) -> sessions.SignedIn:
-    found = await sessions.find(context, request.cookies.get(cookie_name(context)))
+    cookie = request.cookies.get(cookie_name(context), "")
+    found = await sessions.find(context, cookie)
     if found is None:
         raise AuthenticationError("You are not signed in, or were for too long.", advice="Sign in again.")
+    if found.stale:
+        await sessions.note_use(context, cookie)
     structlog.contextvars.bind_contextvars(user=found.caller.username)
     return found
 
@@ -127,9 +134,11 @@ def cookie_name(context: Context, purpose: str = "session") -> str:
     return f"{'__Host-' if is_secure(context) else ''}ropewalk_{purpose}"
 
 
-def set_cookie(context: Context, response: Response, name: str, value: str) -> None:
+def set_cookie(
+    context: Context, response: Response, name: str, value: str, *, lifetime: timedelta = sessions.LIFETIME
+) -> None:
     """Set a cookie that scripts cannot read and other sites cannot send along with forms."""
-    seconds = int(sessions.LIFETIME.total_seconds())
+    seconds = int(lifetime.total_seconds())
     response.set_cookie(
         name, value, max_age=seconds, path="/", httponly=True, samesite="lax", secure=is_secure(context)
     )
@@ -184,7 +193,7 @@ class PageRoute(APIRoute):
             try:
                 return await answer(request)
             except AuthenticationError:
-                return _to_sign_in(request)
+                return await self.interrupted(request)
             except RequestValidationError:
                 return failure("Wrong form", "The form is not one of this server.", status=422)
             except RopewalkError as exc:
@@ -201,6 +210,10 @@ class PageRoute(APIRoute):
 
         return answer_with_page
 
+    async def interrupted(self, request: Request) -> Response:
+        """Answer a request without a session."""
+        return _to_sign_in(request)
+
 
 _TITLES = {403: "You may not do that", 404: "There is nothing here", 429: "Too many tries"}
 
@@ -214,12 +227,13 @@ def failure(
 
 def _to_sign_in(request: Request) -> Response:
     """Send somebody without a session to sign in, and back to the page, not to the form that they sent."""
-    path = request.url.path if request.method == "GET" else urlsplit(request.headers.get("referer", "")).path or "/"
-    if request.method == "GET" and request.url.query:
-        path = f"{path}?{request.url.query}"
+    here = request.url.path, request.url.query
+    if request.method != "GET":
+        here = urlsplit(request.headers.get("referer", ""))[2:4]
     if request.headers.get("hx-request"):
         # A part of a page cannot become the sign-in form: the whole page goes there.
-        here = urlsplit(request.headers.get("hx-current-url", ""))
-        path = here.path + (f"?{here.query}" if here.query else "")
+        here = urlsplit(request.headers.get("hx-current-url", ""))[2:4]
+    path = (here[0] or "/") + (f"?{here[1]}" if here[1] else "")
+    if request.headers.get("hx-request"):
         return Response(status_code=401, headers={"HX-Redirect": f"/sign-in?{urlencode({'next': local_path(path)})}"})
     return RedirectResponse(f"/sign-in?{urlencode({'next': local_path(path)})}", status_code=303)

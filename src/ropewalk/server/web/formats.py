@@ -6,7 +6,7 @@ from datetime import datetime
 
 from ropewalk.schemas.clusters import GIB
 
-__all__ = ["duration", "memory", "money", "number"]
+__all__ = ["amount", "duration", "memory", "money", "number", "thousands"]
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
@@ -14,6 +14,16 @@ _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 def number(value: float) -> str:
     """Return a number without needless digits: ``4`` or ``0.5``."""
     return f"{value:g}" if value < 1e6 else f"{value:.0f}"
+
+
+def thousands(value: int) -> str:
+    """Return a count that people can read: ``12,345``."""
+    return f"{value:,}"
+
+
+def amount(value: float) -> str:
+    """Return a large number as people read it: ``1,234.5``; with more digits where there would be none to see."""
+    return f"{value:,.{1 if value == 0 or value >= 0.1 else 4}f}"
 
 
 def memory(size: int) -> str:

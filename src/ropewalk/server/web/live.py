@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ropewalk.server.context import Context
     from ropewalk.server.identity.permissions import Caller
 
-__all__ = ["KEEP_ALIVE_SECONDS", "LEAST_SECONDS", "respond"]
+__all__ = ["KEEP_ALIVE_SECONDS", "LEAST_SECONDS", "allowed", "first", "respond"]
 
 KEEP_ALIVE_SECONDS = 15.0
 """A comment is sent on a quiet stream this often: proxies keep it open, and the end of a session is noticed."""
@@ -40,21 +40,22 @@ async def _follow(context: Context, caller: Caller, cookie: str, topic: str) -> 
     with context.wakeups.subscribe(topic) as changed:
         # A browser that comes back, after a restart of the server for example, has missed something.
         yield "retry: 2000\nevent: changed\ndata: \n\n"
-        while await _allowed(context, caller, cookie):
-            woken = await _first(changed, context.stopping, seconds=KEEP_ALIVE_SECONDS)
+        while await allowed(context, caller, cookie):
+            woken = await first(changed, context.stopping, seconds=KEEP_ALIVE_SECONDS)
             if context.stopping.is_set():
                 return
             changed.clear()
             yield "event: changed\ndata: \n\n" if woken else ": still here\n\n"
             if woken:
-                await _first(context.stopping, seconds=LEAST_SECONDS)
+                await first(context.stopping, seconds=LEAST_SECONDS)
 
 
-async def _allowed(context: Context, caller: Caller, cookie: str) -> bool:
+async def allowed(context: Context, caller: Caller, cookie: str) -> bool:
+    """Return whether whoever opened a stream may still have it."""
     return await sessions.find(context, cookie) is not None and await access.still(context, caller)
 
 
-async def _first(*events: asyncio.Event, seconds: float) -> bool:
+async def first(*events: asyncio.Event, seconds: float) -> bool:
     """Wait for one of *events*; returns whether one came in time."""
     waits = [asyncio.ensure_future(event.wait()) for event in events]
     try:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from ropewalk.errors import RopewalkError
 from ropewalk.schemas.identity import TokenCreate, UserUpdate
 from ropewalk.server.context import Context
-from ropewalk.server.identity import sessions, tokens, users
+from ropewalk.server.identity import sessions, sign_on, tokens, users
 from ropewalk.server.identity.permissions import Permission
 from ropewalk.server.web.deps import (
     ContextDep,
@@ -62,8 +62,12 @@ async def change_password(
     except RopewalkError as exc:
         return await _profile(context, request, visit, status=exc.http_status, error=str(exc), field=exc.field)
     response = done("/profile", "password")
-    set_cookie(context, response, cookie_name(context), await sessions.begin(context, visit.caller.user_id))
+    set_cookie(context, response, cookie_name(context), await _begin(context, request, visit))
     return response
+
+
+async def _begin(context: Context, request: Request, visit: Visit) -> str:
+    return await sessions.begin(context, visit.caller.user_id, request.headers.get("user-agent"))
 
 
 @router.post("/sessions/end")
@@ -77,6 +81,19 @@ async def end_session(
     check_form(csrf, visit.csrf)
     await sessions.end_own(context, visit.caller, session)
     return done("/profile", "session")
+
+
+@router.post("/sessions/end-others")
+async def end_other_sessions(
+    context: ContextDep,
+    request: Request,
+    visit: Annotated[Visit, require_session(Permission.SELF_SESSION_END)],
+    csrf: Csrf = "",
+) -> Response:
+    """End all of one's sessions but this one."""
+    check_form(csrf, visit.csrf)
+    await sessions.end_others(context, visit.caller, request.cookies[cookie_name(context)])
+    return done("/profile", "sessions")
 
 
 @router.get("/tokens")
@@ -128,7 +145,9 @@ async def _profile(context: Context, request: Request, visit: Visit, **values: A
     values = {"error": "", "field": None, "here": "profile", **values}
     user = await users.get_user(context, visit.caller, visit.caller.username)
     mine = await sessions.list_own(context, visit.caller, request.cookies[cookie_name(context)])
-    return await show(context, visit, "profile.html", user=user, sessions=mine, **values)
+    sso = None if context.provider is None else context.provider.client.name
+    known = await sign_on.ways(context, visit.caller)
+    return await show(context, visit, "profile.html", user=user, sessions=mine, sso=sso, ways=known, **values)
 
 
 async def _tokens(context: Context, visit: Visit, **values: Any) -> Response:

@@ -13,14 +13,36 @@ from markupsafe import Markup
 from ropewalk._version import __version__
 from ropewalk.server.web import assets, formats
 
-__all__ = ["DONE", "page", "protect"]
+__all__ = ["DONE", "page", "part", "protect"]
 
 DONE = {
+    "changed": "The user was changed.",
+    "configured": "The configuration was saved.",
+    "deleted": "It was deleted.",
+    "hosted": "The settings of hosted clusters were saved. Clusters that run go on as they are.",
+    "limited": "The limit was set.",
+    "made": "It was made.",
     "password": "Your password was changed. Your sessions in other browsers have ended.",
     "revoked": "The token was revoked.",
     "session": "The session was ended.",
+    "sessions": "All your other sessions were ended.",
+    "connected": "Single sign-on works for you from now on.",
+    "disconnected": "Single sign-on does not work for you any more.",
+    "joined": "Welcome: you are a member of this account now.",
+    "member": "The member was changed.",
+    "added": "The member was added.",
+    "removed": "The member was removed. What they started goes on until somebody stops it.",
+    "left": "You are not a member of that account any more.",
+    "limit": "The account's limit was changed.",
+    "uninvited": "The invitation was revoked.",
     "signed-out": "You are signed out.",
     "stopping": "The cluster was asked to stop.",
+    "cloud-used": "New clusters run there from now on.",
+    "cloud-set": "Stored. AWS or Kubernetes knows the credentials, and what they may do was checked.",
+    "cloud-checked": "It was checked just now.",
+    "cloud-preparing": "Preparing has begun. The server goes on with it, also when you close this page.",
+    "cloud-teardown": "Removing has begun. The server goes on with it, also when you close this page.",
+    "cloud-forgotten": "It was forgotten, with its credentials.",
     "scaled": "The new number of workers was written down; the cluster follows.",
 }
 """What a page says once after something was done, by the word in its address. Nobody else can put text there."""
@@ -43,9 +65,21 @@ def _time(moment: datetime | None) -> Markup:
     return Markup('<time datetime="{}">{}</time>').format(moment.isoformat(), text)
 
 
+def _day(moment: datetime) -> Markup:
+    """Return the day of a time, where the hour does not matter; in the reader's zone with scripts."""
+    return Markup('<time datetime="{}" data-day>{}</time>').format(moment.isoformat(), f"{moment:%Y-%m-%d}")
+
+
 _templates.globals.update(asset=assets.url, icon=assets.icon, done_texts=DONE, version=__version__)
 _templates.filters.update(
-    time=_time, memory=formats.memory, money=formats.money, duration=formats.duration, number=formats.number
+    time=_time,
+    day=_day,
+    memory=formats.memory,
+    money=formats.money,
+    duration=formats.duration,
+    number=formats.number,
+    thousands=formats.thousands,
+    amount=formats.amount,
 )
 
 
@@ -73,6 +107,11 @@ def protect(response: Response, *, forms_to: Sequence[str] = ()) -> None:
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["X-Frame-Options"] = "DENY"
     response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
+
+
+def part(template: str, **values: Any) -> str:
+    """Render a piece of a page, for those that get it as it happens."""
+    return _templates.get_template(template).render(**values)
 
 
 def page(template: str, *, status: int = 200, forms_to: Sequence[str] = (), **values: Any) -> HTMLResponse:

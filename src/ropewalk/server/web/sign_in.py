@@ -28,6 +28,8 @@ from ropewalk.server.web.deps import (
 )
 from ropewalk.server.web.render import page
 
+__all__ = ["check_anonymous_form", "enter", "form", "router"]
+
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 FORM = "form"
@@ -56,7 +58,7 @@ async def ask(
     """Show the form to sign in; who is signed in goes on at once."""
     if await sessions.find(context, request.cookies.get(cookie_name(context))) is not None:
         return RedirectResponse(local_path(wanted), status_code=303)
-    return _form(context, request, "sign-in.html", wanted=local_path(wanted), done=done)
+    return form(context, request, "sign-in.html", wanted=local_path(wanted), done=done)
 
 
 @router.post("/sign-in", dependencies=[public(Permission.PUBLIC_LOGIN_CREATE)])
@@ -70,13 +72,13 @@ async def sign_in(
     csrf: Csrf = "",
 ) -> Response:
     """Begin a session with name and password."""
-    _check_form(context, request, csrf)
+    check_anonymous_form(context, request, csrf)
     try:
         user = await users.check_password(context, username, password, address=address_of(request))
     except (AuthenticationError, RateLimitedError) as exc:
         values = {"wanted": local_path(wanted), "username": username, "error": str(exc)}
-        return _form(context, request, "sign-in.html", status=exc.http_status, **values)
-    return await _enter(context, user, local_path(wanted))
+        return form(context, request, "sign-in.html", status=exc.http_status, **values)
+    return await enter(context, request, user, local_path(wanted))
 
 
 @router.post("/sign-out")
@@ -99,7 +101,7 @@ async def ask_setup(context: ContextDep, request: Request) -> Response:
     """Show the form that makes the first operator."""
     if await setup.is_done(context):
         return RedirectResponse("/sign-in", status_code=303)
-    return _form(context, request, "setup.html")
+    return form(context, request, "setup.html")
 
 
 @router.post("/setup", dependencies=[public(Permission.PUBLIC_SETUP_CREATE)])
@@ -113,36 +115,40 @@ async def set_up(
     csrf: Csrf = "",
 ) -> Response:
     """Make the first operator, and let them sign in."""
-    _check_form(context, request, csrf)
+    check_anonymous_form(context, request, csrf)
     try:
         wish = SetupRequest.model_validate({"code": code, "username": username, "password": password})
         user = await setup.create_operator_in_browser(context, wish, address=address_of(request))
     except ValidationError as exc:
         field = str(exc.errors()[0]["loc"][0])
         text = f"{field}: {exc.errors()[0]['msg'].removeprefix('Value error, ')}"
-        return _form(context, request, "setup.html", status=422, username=username, error=text, field=field)
+        return form(context, request, "setup.html", status=422, username=username, error=text, field=field)
     except (AuthenticationError, ConflictError, RateLimitedError) as exc:
         values = {"username": username, "error": str(exc), "field": exc.field}
-        return _form(context, request, "setup.html", status=exc.http_status, **values)
-    return await _enter(context, user, "/")
+        return form(context, request, "setup.html", status=exc.http_status, **values)
+    return await enter(context, request, user, "/")
 
 
-async def _enter(context: Context, user: User, path: str) -> Response:
+async def enter(context: Context, request: Request, user: User, path: str) -> Response:
+    """Begin a session, and go on."""
     response = RedirectResponse(path, status_code=303)
-    set_cookie(context, response, cookie_name(context), await sessions.begin(context, user.id))
+    cookie = await sessions.begin(context, user.id, request.headers.get("user-agent"))
+    set_cookie(context, response, cookie_name(context), cookie)
     forget_cookie(context, response, FORM)
     return response
 
 
-def _check_form(context: Context, request: Request, csrf: str) -> None:
+def check_anonymous_form(context: Context, request: Request, csrf: str) -> None:
     """Refuse a form that was not made for this browser; there is no session yet that could say so."""
     cookie = request.cookies.get(cookie_name(context, FORM), sessions.new_secret())
     check_form(csrf, sessions.csrf_token(cookie))
 
 
-def _form(context: Context, request: Request, template: str, *, status: int = 200, **values: Any) -> Response:
+def form(context: Context, request: Request, template: str, *, status: int = 200, **values: Any) -> Response:
+    """Show a form to somebody who is not signed in, bound to their browser."""
     cookie = request.cookies.get(cookie_name(context, FORM)) or sessions.new_secret()
     values = {"username": "", "error": "", "field": None, "csrf": sessions.csrf_token(cookie), **values}
+    values["sso"] = None if context.provider is None else context.provider.client.name
     response = page(template, status=status, **values)
     set_cookie(context, response, cookie_name(context, FORM), cookie)
     return response

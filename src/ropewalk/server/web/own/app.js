@@ -4,10 +4,12 @@
 
   var format = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 
+  var dayFormat = new Intl.DateTimeFormat(undefined, { dateStyle: "medium" });
+
   function localTimes(root) {
     root.querySelectorAll("time[datetime]:not([title])").forEach(function (element) {
       element.title = element.textContent;
-      element.textContent = format.format(new Date(element.dateTime));
+      element.textContent = ("day" in element.dataset ? dayFormat : format).format(new Date(element.dateTime));
     });
   }
 
@@ -62,6 +64,35 @@
     if (event.target.matches("[data-submit]")) { event.target.form.requestSubmit(); }
   });
 
+  // A log is followed while its end is in view: who scrolls back to read is left in peace.
+  var KEPT_LINES = 5000;
+
+  function follower(box) { return document.querySelector("[data-follow=\"" + box.id + "\"]"); }
+  function toEnd(box) { box.scrollTop = box.scrollHeight; }
+
+  function followAll() {
+    document.querySelectorAll("[data-follow]").forEach(function (each) {
+      if (each.checked) { toEnd(document.getElementById(each.dataset.follow)); }
+    });
+  }
+
+  document.addEventListener("scroll", function (event) {
+    var box = event.target;
+    var follow = box.id && follower(box);
+    if (follow) { follow.checked = box.scrollHeight - box.scrollTop - box.clientHeight < 24; }
+  }, true);
+
+  document.addEventListener("htmx:sseMessage", function (event) {
+    var target = event.target.getAttribute("hx-target");
+    var list = target === "#lines" && document.getElementById("lines");
+    while (list && list.childElementCount > KEPT_LINES) { list.firstElementChild.remove(); }
+    if (list) { followAll(); }
+  });
+
+  document.addEventListener("change", function (event) {
+    if (event.target.matches("[data-follow]")) { followAll(); }
+  });
+
   document.addEventListener("htmx:afterSettle", function (event) {
     localTimes(event.target);
     unhide(event.target);
@@ -69,6 +100,7 @@
   document.addEventListener("DOMContentLoaded", function () {
     localTimes(document);
     unhide(document);
+    followAll();
     // What was done is told once, not again at every reload.
     var here = new URL(location.href);
     if (here.searchParams.has("done")) {
