@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         list_clusters,
     )
     from ropewalk.client.login import login
+    from ropewalk.client.usage import usage
     from ropewalk.client.versions import VersionMismatchWarning
     from ropewalk.errors import (
         AuthenticationError,
@@ -108,6 +109,7 @@ __all__ = [
     "prepare_cloud_account",
     "set_cloud_account",
     "teardown_cloud_account",
+    "usage",
 ]
 
 _CLOUD_ACCOUNTS = (
@@ -126,6 +128,7 @@ _HOME = {
     "VersionMismatchWarning": "client.versions",
     "diagnostics": "client.diagnostics",
     "login": "client.login",
+    "usage": "client.usage",
 }
 """Modules of the names that are neither errors nor in ``client.functions``."""
 

@@ -25,6 +25,7 @@ from ropewalk.schemas.clusters import (
 )
 
 __all__ = [
+    "account_steps",
     "cluster_cost_estimate",
     "cluster_logs",
     "create_cluster_configuration",
@@ -32,6 +33,7 @@ __all__ = [
     "delete_cluster_configuration",
     "list_cluster_configurations",
     "list_clusters",
+    "run",
 ]
 
 T = TypeVar("T")
@@ -40,7 +42,8 @@ PAGE = 1000
 """Clusters asked for at once; the server's most."""
 
 
-def _run(steps: Callable[[Login], Steps[T]], asynchronous: bool) -> Any:
+def run(steps: Callable[[Login], Steps[T]], asynchronous: bool) -> Any:
+    """Do *steps* with the configured login, at once or, for coroutines, when awaited."""
     login = config.current_login()
     login.require_token()
     return _later(steps(login), login) if asynchronous else _now(steps(login), login)
@@ -56,7 +59,8 @@ async def _later(steps: Steps[T], login: Login) -> T:
         return await api.drive(steps)
 
 
-def _account(login: Login, account: str | None) -> Steps[str]:
+def account_steps(login: Login, account: str | None) -> Steps[str]:
+    """Find out which account is meant: the one that is given, or else the configured or the user's own."""
     me = yield calls.me()
     return config.choose_account(me, account, login.account)
 
@@ -94,7 +98,7 @@ def list_clusters(
             if len(page) < PAGE:
                 return found
 
-    result: list[Cluster] = _run(steps, asynchronous)
+    result: list[Cluster] = run(steps, asynchronous)
     return result
 
 
@@ -109,11 +113,11 @@ def delete_cluster(name: str, account: str | None = None, *, asynchronous: bool 
     account, rest = _names(name, account)
 
     def steps(login: Login) -> Steps[ClusterDetail]:
-        slug = yield from _account(login, account)
+        slug = yield from account_steps(login, account)
         stopped: ClusterDetail = yield calls.stop_cluster(slug, rest)
         return stopped
 
-    result: ClusterDetail = _run(steps, asynchronous)
+    result: ClusterDetail = run(steps, asynchronous)
     return result
 
 
@@ -138,7 +142,7 @@ def cluster_logs(
     chosen = None if isinstance(workers, bool) else set(workers)
 
     def steps(login: Login) -> Steps[dict[str, str]]:
-        slug = yield from _account(login, account)
+        slug = yield from account_steps(login, account)
         detail: ClusterDetail = yield calls.get_cluster(slug, rest)
         logs: dict[str, str] = {}
         for node in detail.nodes:
@@ -147,7 +151,7 @@ def cluster_logs(
                 logs[node.name] = yield from log_steps(slug, detail.id, node.name)
         return logs
 
-    result: dict[str, str] = _run(steps, asynchronous)
+    result: dict[str, str] = run(steps, asynchronous)
     return result
 
 
@@ -173,11 +177,11 @@ def cluster_cost_estimate(
     request = options.build_request(sizes)
 
     def steps(login: Login) -> Steps[str]:
-        slug = yield from _account(login, account)
+        slug = yield from account_steps(login, account)
         estimate: CostEstimate = yield calls.estimate_cost(slug, request)
         return estimate.text
 
-    result: str = _run(steps, asynchronous)
+    result: str = run(steps, asynchronous)
     return result
 
 
@@ -210,11 +214,11 @@ def create_cluster_configuration(
     spec = options.check_spec(_known(arguments, ClusterSpec))
 
     def steps(login: Login) -> Steps[Configuration]:
-        slug = yield from _account(login, account)
+        slug = yield from account_steps(login, account)
         saved: Configuration = yield calls.set_configuration(slug, rest, ConfigurationSet(spec=spec))
         return saved
 
-    result: Configuration = _run(steps, asynchronous)
+    result: Configuration = run(steps, asynchronous)
     return result
 
 
@@ -223,11 +227,11 @@ def list_cluster_configurations(account: str | None = None, *, asynchronous: boo
     account, _ = config.split_name(None, account)
 
     def steps(login: Login) -> Steps[list[Configuration]]:
-        slug = yield from _account(login, account)
+        slug = yield from account_steps(login, account)
         found: list[Configuration] = yield calls.list_configurations(slug)
         return found
 
-    result: list[Configuration] = _run(steps, asynchronous)
+    result: list[Configuration] = run(steps, asynchronous)
     return result
 
 
@@ -236,8 +240,8 @@ def delete_cluster_configuration(name: str, account: str | None = None, *, async
     account, rest = _names(name, account)
 
     def steps(login: Login) -> Steps[None]:
-        slug = yield from _account(login, account)
+        slug = yield from account_steps(login, account)
         yield calls.delete_configuration(slug, rest)
 
-    result: None = _run(steps, asynchronous)
+    result: None = run(steps, asynchronous)
     return result

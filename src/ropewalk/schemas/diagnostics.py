@@ -38,6 +38,16 @@ class BackendDiagnostics(Schema):
     problem: str | None = Field(description="Why there is no report.")
 
 
+class OrphanNode(Schema):
+    """A node in a cloud, with this installation's tag, that no cluster knows."""
+
+    name: str
+    cloud_id: str | None = Field(description="What the cloud calls it.")
+    cloud_account: str
+    seen_at: datetime = Field(description="When it was first seen.")
+    removed_at: datetime = Field(description="When it will be removed, if it is still there and unknown.")
+
+
 class ServerDiagnostics(Schema):
     """The state of the server that answers; of several on one database, ask each."""
 
@@ -53,4 +63,5 @@ class ServerDiagnostics(Schema):
     working_on: int = Field(description="Clusters that this server works on.")
     linked: int = Field(description="Those of them whose scheduler it hears.")
     orphans: int = Field(description="Nodes in a cloud that no cluster knew at the last sweep.")
+    orphan_nodes: list[OrphanNode] = Field(default_factory=list, description="These, as this server saw them.")
     backends: list[BackendDiagnostics]

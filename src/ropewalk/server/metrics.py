@@ -97,6 +97,28 @@ class Metrics:
         self.requests.labels(method, route, str(status)).inc()
         self.latency.labels(method, route).observe(seconds)
 
+    def glance(self) -> dict[str, float]:
+        """Return the few numbers that say how this process has fared, by what they are called for people."""
+        totals: dict[str, float] = {}
+        broken = 0.0
+        for family in self.registry.collect():
+            for sample in family.samples:
+                totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
+                if sample.name == "ropewalk_http_requests_total" and sample.labels["status"].startswith("5"):
+                    broken += sample.value
+        looks = totals.get("ropewalk_reconcile_lag_seconds_count", 0.0)
+        return {
+            "Requests answered": totals.get("ropewalk_http_requests_total", 0.0),
+            "of them with an error of the server": broken,
+            "Looks at clusters": totals.get("ropewalk_reconcile_passes_total", 0.0),
+            "Faults met meanwhile": totals.get("ropewalk_reconcile_errors_total", 0.0),
+            "Milliseconds from news to a look, on average": 1000
+            * (totals.get("ropewalk_reconcile_lag_seconds_sum", 0.0) / looks if looks else 0.0),
+            "Leases lost to other servers": totals.get("ropewalk_leases_lost_total", 0.0),
+            "Connections through the gateway now": totals.get("ropewalk_gateway_connections", 0.0),
+            "MiB of memory": totals.get("process_resident_memory_bytes", 0.0) / 2**20,
+        }
+
     def render(self) -> bytes:
         """Return everything in Prometheus's text format."""
         return generate_latest(self.registry)

@@ -3,25 +3,20 @@
 (This module does not postpone annotations: FastAPI needs them when the module is read.)
 """
 
-import asyncio
 import hmac
 import ipaddress
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
-from sqlalchemy import text
 from starlette.responses import JSONResponse
 
 from ropewalk._version import __version__
-from ropewalk.errors import AuthenticationError, RopewalkError
+from ropewalk.errors import AuthenticationError
 from ropewalk.server.api.deps import ContextDep, public
 from ropewalk.server.context import Context
-from ropewalk.server.db import migrate
 from ropewalk.server.identity.permissions import Permission
-
-CHECK_SECONDS = 3.0
-"""A database that takes longer than this to answer a trivial question is not ready."""
+from ropewalk.server.readiness import readiness
 
 router = APIRouter(tags=["health"])
 
@@ -35,30 +30,11 @@ async def healthz() -> dict[str, str]:
 @router.get("/readyz", dependencies=[public(Permission.PUBLIC_HEALTH_READ)], responses={503: {}})
 async def readyz(request: Request, context: ContextDep) -> JSONResponse:
     """It can serve: 200, or 503 with the parts that are not ready."""
-    problems = {
-        "database": await _database(context),
-        "reconciler": None if request.app.state.reconciler.running else "is not running",
-        "cloud accounts": None if request.app.state.cloud_accounts.running else "are not worked on",
-        "server": "is stopping" if context.stopping.is_set() else None,
-    }
+    problems = await readiness(context, request.app.state.reconciler, request.app.state.cloud_accounts)
     parts = {name: problem or "ok" for name, problem in problems.items()}
     ready = not any(problems.values())
     body = {"status": "ready" if ready else "not ready", "parts": parts}
     return JSONResponse(body, 200 if ready else 503, None if ready else {"Retry-After": "2"})
-
-
-async def _database(context: Context) -> str | None:
-    """Return what is wrong with the database, if something is."""
-    try:
-        async with asyncio.timeout(CHECK_SECONDS), context.db.read() as session:
-            revision = await session.scalar(text("SELECT version_num FROM alembic_version"))
-    except TimeoutError:
-        return f"did not answer within {CHECK_SECONDS:g} seconds"
-    except RopewalkError:
-        return "cannot be used; the server's log says why"
-    if revision != migrate.head():
-        return f"is at revision {revision}; this version needs {migrate.head()}"
-    return None
 
 
 @router.get(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from sqlalchemy import select
 
-from ropewalk.errors import InputError, NotFoundError
+from ropewalk.errors import ConflictError, InputError, NotFoundError
 from ropewalk.schemas.clusters import ClusterSpec
 from ropewalk.schemas.clusters import Configuration as ConfigurationSchema
 from ropewalk.schemas.common import SLUG
@@ -97,9 +97,14 @@ async def get_configuration(context: Context, caller: AccountCaller, name: str) 
 
 
 async def set_configuration(
-    context: Context, caller: AccountCaller, name: str, spec: dict[str, Any]
+    context: Context, caller: AccountCaller, name: str, spec: dict[str, Any], *, only_new: bool = False
 ) -> ConfigurationSchema:
-    """Make a configuration, or replace it; clusters that were made from it stay as they are."""
+    """Make a configuration, or replace it; clusters that were made from it stay as they are.
+
+    Raises:
+        InputError: Names the field that is wrong.
+        ConflictError: There is one of that name, and *only_new* was asked for.
+    """
     now = context.clock.now()
     if not SLUG.fullmatch(name):
         raise InputError(
@@ -114,6 +119,12 @@ async def set_configuration(
         if row is None:
             row = Configuration(account_id=caller.account_id, name=name)
             session.add(row)
+        elif only_new:
+            raise ConflictError(
+                f"There is a configuration {name!r} already.",
+                advice="Change that one, or choose another name.",
+                field="name",
+            )
         row.spec, row.updated_at = fields, now
         record(
             session,

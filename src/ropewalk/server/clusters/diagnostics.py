@@ -11,6 +11,7 @@ from sqlalchemy import func, select, text
 
 from ropewalk._version import __version__
 from ropewalk.errors import RopewalkError
+from ropewalk.schemas.cloud_accounts import CheckReport
 from ropewalk.schemas.diagnostics import (
     BackendDiagnostics,
     DatabaseDiagnostics,
@@ -38,8 +39,14 @@ PACKAGES = (
 )
 
 
-async def diagnose(context: Context, reconciler: Reconciler) -> ServerDiagnostics:
-    """Look at everything once."""
+async def diagnose(context: Context, reconciler: Reconciler, *, check: bool = True) -> ServerDiagnostics:
+    """Look at everything once.
+
+    Args:
+        context: The server's services.
+        reconciler: This server's.
+        check: Ask each cloud account now, which takes a while; otherwise, what its last check found.
+    """
     working = reconciler.working()
     return ServerDiagnostics(
         version=__version__,
@@ -54,7 +61,8 @@ async def diagnose(context: Context, reconciler: Reconciler) -> ServerDiagnostic
         working_on=len(working),
         linked=sum(working.values()),
         orphans=reconciler.orphans,
-        backends=await _backends(context),
+        orphan_nodes=reconciler.orphan_nodes(),
+        backends=await _backends(context, check=check),
     )
 
 
@@ -92,10 +100,22 @@ async def _leases(context: Context, me: str) -> list[LeaseDiagnostics]:
         ]
 
 
-async def _backends(context: Context) -> list[BackendDiagnostics]:
+async def _backends(context: Context, *, check: bool) -> list[BackendDiagnostics]:
     async with context.db.read() as session:
         accounts = list(await session.scalars(select(CloudAccount).order_by(CloudAccount.created_at)))
+    if not check:
+        return [_known(account) for account in accounts if account.forgotten_at is None]
     return list(await asyncio.gather(*(_backend(context, account) for account in accounts)))
+
+
+def _known(account: CloudAccount) -> BackendDiagnostics:
+    return BackendDiagnostics(
+        cloud_account=account.id,
+        kind=account.kind,
+        backend=account.backend,
+        report=None if account.last_check is None else CheckReport.model_validate(account.last_check),
+        problem=account.unreachable or account.reason,
+    )
 
 
 async def _backend(context: Context, account: CloudAccount) -> BackendDiagnostics:

@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ropewalk.backends.port import Backend
 from ropewalk.errors import FixItError, RopewalkError, UnavailableError
+from ropewalk.schemas.diagnostics import OrphanNode
 from ropewalk.server.cloud_accounts.reach import note_reach
 from ropewalk.server.clusters import leases
 from ropewalk.server.clusters.actor import Actor, Surroundings
@@ -252,6 +253,10 @@ class Reconciler:
     def loops(self) -> dict[str, bool]:
         """Return for each loop whether it runs."""
         return dict(zip(LOOPS, (not task.done() for task in self._loops), strict=False))
+
+    def orphan_nodes(self) -> list[OrphanNode]:
+        """Return what the last sweep found."""
+        return self._sweep.orphans
 
     async def _drop(self, cluster_ids: list[str]) -> None:
         tasks = [self._actors[cluster_id][1] for cluster_id in cluster_ids if cluster_id in self._actors]

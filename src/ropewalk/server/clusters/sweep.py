@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ropewalk.backends.port import Answer, Backend, NodeHandle
 from ropewalk.errors import BackendError, UnavailableError
 from ropewalk.schemas.clusters import NodeState
+from ropewalk.schemas.diagnostics import OrphanNode
 from ropewalk.server.context import Context
 from ropewalk.server.db.models import CloudAccount, Node
 from ropewalk.server.events import EventCode, record
@@ -32,15 +33,34 @@ class Sweep:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._since: dict[str, datetime] = {}
+        self._nodes: dict[str, tuple[str, NodeHandle]] = {}
+        """The last sweep's orphans, each with the cloud account that it is in."""
+
+    @property
+    def orphans(self) -> list[OrphanNode]:
+        """What the last sweep found, the oldest first."""
+        grace = timedelta(seconds=self._context.settings.orphan_grace_seconds)
+        found = [
+            OrphanNode(
+                name=node.name,
+                cloud_id=node.cloud_id,
+                cloud_account=account,
+                seen_at=self._since[key],
+                removed_at=self._since[key] + grace,
+            )
+            for key, (account, node) in self._nodes.items()
+        ]
+        return sorted(found, key=lambda orphan: (orphan.seen_at, orphan.name))
 
     async def run(self) -> int:
         """Look at all cloud accounts once; returns the number of orphans."""
         async with self._context.db.read() as session:
             known = select(CloudAccount.id).where(CloudAccount.forgotten_at.is_(None))
             accounts = list(await session.scalars(known))
-        found: dict[str, NodeHandle] = {}
+        found: dict[str, tuple[str, NodeHandle]] = {}
         for account in accounts:
-            found |= await self._orphans(account)
+            found |= {key: (account, node) for key, node in (await self._orphans(account)).items()}
+        self._nodes = found
         self._since = {key: since for key, since in self._since.items() if key in found}
         self._context.metrics.orphans.set(len(found))
         return len(found)

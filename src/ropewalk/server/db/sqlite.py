@@ -35,9 +35,12 @@ class WholeCursor(aiosqlite.Cursor):
 
     _conn: PatientConnection
     _rows: list[Any]
+    _given = 0
+    """Of these, how many were fetched in parts."""
 
     async def execute(self, sql: str, parameters: Iterable[Any] | None = None) -> WholeCursor:
         self._rows = await self._conn.patiently(self._run, sql, parameters or ())
+        self._given = 0
         return self
 
     def _run(self, sql: str, parameters: Iterable[Any]) -> list[Any]:
@@ -45,8 +48,17 @@ class WholeCursor(aiosqlite.Cursor):
         return self._cursor.fetchall() if self._cursor.description else []
 
     async def fetchall(self) -> list[Any]:
-        rows, self._rows = self._rows, []
+        rows, self._rows = self._rows[self._given :] if self._given else self._rows, []
         return rows
+
+    async def fetchmany(self, size: int | None = None) -> list[Any]:
+        """Return the next rows, for those who stream: they hold all rows, but only so many objects made of them."""
+        rows = self._rows[self._given : self._given + (size or ROWS_PER_FETCH)]
+        self._given += len(rows)
+        return rows
+
+    async def fetchone(self) -> Any:
+        return next(iter(await self.fetchmany(1)), None)
 
     async def close(self) -> None:
         self._cursor.close()

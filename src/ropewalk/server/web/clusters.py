@@ -23,7 +23,9 @@ from ropewalk.server.web.deps import (
 router = APIRouter(prefix="/accounts/{account}/clusters", route_class=PageRoute, include_in_schema=False)
 
 PAGE = 100
-"""Rows of one page: what a browser draws at once, and what a person looks through."""
+"""Rows of one page, unless somebody wants more: what a person looks through."""
+MANY = service.MAX_PAGE
+"""Rows of one page for those who want to see, or search, all that a large team runs."""
 
 Reader = Annotated[AccountVisit, require_session(Permission.ACCOUNT_CLUSTERS_READ)]
 Stopper = Annotated[AccountVisit, require_session(Permission.ACCOUNT_CLUSTERS_STOP)]
@@ -38,6 +40,7 @@ async def list_clusters(
     name: Annotated[str, Query(max_length=60)] = "",
     creator: Annotated[str, Query(max_length=60)] = "",
     before: Annotated[str, Query(max_length=60)] = "",
+    rows: Annotated[int, Query(ge=1, le=MANY)] = PAGE,
     done: Annotated[str, Query(max_length=20)] = "",
 ) -> Response:
     """Show the account's clusters, newest first; the filters are in the address."""
@@ -49,25 +52,31 @@ async def list_clusters(
         state=state,
         contains=name.strip().lower(),
         creator=creator,
-        limit=PAGE + 1,
+        limit=rows + 1,
         before=before or None,
     )
     filters = {key: value for key, value in (("state", state), ("name", name), ("creator", creator)) if value}
-    older = urlencode({**filters, "before": found[PAGE - 1].id}) if len(found) > PAGE else None
+    if rows != PAGE:
+        filters["rows"] = str(rows)
+    older = urlencode({**filters, "before": found[rows - 1].id}) if len(found) > rows else None
+    everybody = await members.list_members(context, caller)
     return await show(
         context,
         visit,
         "clusters.html",
         here="clusters",
         done=done,
-        clusters=found[:PAGE],
+        clusters=found[:rows],
         older=older,
         filters=filters,
         first=not before,
         state=state,
         name=name,
         creator=creator,
-        members=[member.username for member in await members.list_members(context, caller)],
+        rows=rows,
+        choices=(PAGE, MANY),
+        members=[member.username for member in everybody],
+        mine=next((member for member in everybody if member.username == caller.username), None),
         usage=await accounts.get_account(context, caller),
         now=context.clock.now(),
         server=context.settings.public_url,
