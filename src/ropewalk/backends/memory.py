@@ -242,6 +242,7 @@ class MemoryCloud:
         address_delay: Seconds from a launch until a scheduler's address is known, where it is not known before.
         spot_room: How many nodes may still start on spot capacity.
         calls: Number of calls of each method.
+        report: What ``check`` finds; None: that all is well.
     """
 
     def __init__(
@@ -268,6 +269,7 @@ class MemoryCloud:
         self.address_delay = 0.0
         self.spot_room = 10_000
         self.calls: Counter[str] = Counter()
+        self.report: CheckReport | None = None
         self.changes = Changes(now, sleep)
         self._clusters: dict[str, _Cluster] = {}
         self._nodes: dict[str, _Node] = {}
@@ -489,6 +491,8 @@ class MemoryBackend:
 
     async def check(self) -> CheckReport:
         await self._call("check")
+        if self.cloud.report is not None:
+            return self.cloud.report
         item = CheckItem(name="memory", status=CheckStatus.OK, message="Pretended nodes can run in this process.")
         return CheckReport(checked_at=datetime.now(UTC), items=[item])
 

@@ -117,6 +117,9 @@ class CloudAccount(Schema):
     has_credentials: bool
     state: CloudState = CloudState.READY
     reason: str | None = Field(None, description="Why it needs attention, or what is being tried again.")
+    work: Literal["prepare", "teardown"] | None = Field(None, description="What was asked for and is not done yet.")
+    set_by: str | None = Field(None, description="Who set or changed it last; null: nobody but this server.")
+    set_at: datetime | None = Field(None, description="When that was.")
     identity: CloudIdentity | None = None
     external_id: str | None = Field(
         None, description="Made by Ropewalk: what the trust policy of a role for this account must ask for."

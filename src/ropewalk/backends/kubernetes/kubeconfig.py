@@ -10,7 +10,7 @@ import base64
 import binascii
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -95,6 +95,32 @@ def parse_kubeconfig(
         namespace=_namespace(namespace, chosen.get("namespace")), context=name[:253], server=credentials.server
     )
     return credentials, settings
+
+
+def contexts(text: str) -> list[dict[str, Any]]:
+    """Return name, namespace and server of each context of a kubeconfig, and whether it is the current one: no secret.
+
+    Raises:
+        InputError: it is not a kubeconfig.
+    """
+    config = _load(text)
+    servers = {name: part.get("server") for name, part in _parts(config, "clusters", "cluster")}
+    return [
+        {
+            "name": name,
+            "namespace": str(part.get("namespace") or "") or None,
+            "server": str(servers.get(str(part.get("cluster"))) or "") or None,
+            "current": name == config.get("current-context"),
+        }
+        for name, part in _parts(config, "contexts", "context")
+    ]
+
+
+def _parts(config: Mapping[str, Any], section: str, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    entries = config.get(section)
+    for entry in entries if isinstance(entries, list) else []:
+        if isinstance(entry, dict) and isinstance(entry.get("name"), str) and isinstance(entry.get(key), dict):
+            yield entry["name"], entry[key]
 
 
 def _load(text: str) -> Mapping[str, Any]:

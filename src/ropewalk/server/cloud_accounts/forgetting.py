@@ -75,7 +75,7 @@ async def forget(
             details={"cloud_account": row.id, "resources": resources, "clusters": names, "nodes": nodes},
         )
         topics = [f"{kind}:{cluster.id}" for cluster in clusters for kind in ("cluster", "events")]
-        await context.wakeups.announce(session, f"cloud:{row.id}", f"events:{row.id}", *topics)
+        await context.wakeups.announce(session, f"cloud:{row.id}", *present.topics(row), *topics)
         await session.flush()
         return await present.shown(session, account, await resolve(session, account))
 

@@ -12,11 +12,15 @@ from ropewalk.schemas import cloud_accounts as schemas
 from ropewalk.schemas.cloud_accounts import CheckReport, CloudIdentity, CloudKind, CloudResource, CloudState
 from ropewalk.schemas.clusters import ClusterState
 from ropewalk.server.db.models import Account, CloudAccount, Cluster, Event, Installation
+from ropewalk.server.events import EventCode
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
-__all__ = ["external_id", "ingress_of", "live_clusters", "owned", "shown", "under_way"]
+__all__ = ["external_id", "ingress_of", "live_clusters", "owned", "shown", "topics", "under_way"]
+
+_RECENT = 20
+"""Changes among which the last one that set it is looked for: people do not go back and forth more often."""
 
 _LIVE = [state.value for state in ClusterState if state.live]
 
@@ -56,6 +60,14 @@ def under_way(row: CloudAccount) -> bool:
     return row.work is not None and row.state != CloudState.ATTENTION
 
 
+def topics(row: CloudAccount) -> tuple[str, str]:
+    """Return what to wake when something happened to it: those who follow it, and those who follow all of its account.
+
+    The latter also learn that another cloud account took its place.
+    """
+    return f"events:{row.id}", f"clouds:{row.account_id}"
+
+
 async def live_clusters(session: AsyncSession, cloud_account_id: str) -> Sequence[Cluster]:
     """Return the clusters that run in a cloud account, whoever's they are."""
     there = select(Cluster).where(Cluster.cloud_account_id == cloud_account_id, Cluster.state.in_(_LIVE))
@@ -66,6 +78,7 @@ async def shown(session: AsyncSession, account: Account, row: CloudAccount) -> s
     """Return a cloud account of *account* (or the hosted one) as its members may see it."""
     newest = select(func.max(Event.id)).where(Event.cloud_account_id == row.id)
     installation = await session.scalar(select(Installation.id)) or ""
+    setting = await _setting(session, row)
     return schemas.CloudAccount(
         id=None if row.account_id is None else row.id,
         kind=CloudKind(row.kind),
@@ -74,6 +87,9 @@ async def shown(session: AsyncSession, account: Account, row: CloudAccount) -> s
         has_credentials=row.credentials is not None,
         state=CloudState.ATTENTION if row.unreachable else CloudState(row.state),
         reason=row.unreachable or row.reason,
+        work=row.work,
+        set_by=setting.actor if setting else None,
+        set_at=setting.time if setting else None,
         identity=None if row.identity is None else CloudIdentity.model_validate(row.identity),
         external_id=external_id(installation, account.id),
         resources=[CloudResource.model_validate(item) for item in row.infrastructure.get("resources", [])],
@@ -84,6 +100,16 @@ async def shown(session: AsyncSession, account: Account, row: CloudAccount) -> s
         last_event=await session.scalar(newest) or 0,
         updated_at=row.updated_at,
     )
+
+
+async def _setting(session: AsyncSession, row: CloudAccount) -> Event | None:
+    """Return the event of the last time that it was set. What the operator does to the hosted one is not shown."""
+    if row.account_id is None:
+        return None
+    mine = select(Event).where(Event.cloud_account_id == row.id, Event.code == EventCode.CLOUD_ACCOUNT_UPDATED.value)
+    # Choosing the hosted one instead is an event of the former one, too.
+    found = await session.scalars(mine.order_by(Event.id.desc()).limit(_RECENT))
+    return next((event for event in found if event.details.get("kind") == row.kind), None)
 
 
 def _notes(row: CloudAccount) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ropewalk.server.cloud_accounts.present import topics
 from ropewalk.server.db.models import CloudAccount
 from ropewalk.server.events import EventCode, record
 
@@ -32,4 +33,4 @@ async def note_reach(context: Context, cloud_account_id: str, reason: str | None
             cloud_account_id=row.id,
             details={"cloud_account": row.id},
         )
-        await context.wakeups.announce(session, f"events:{row.id}")
+        await context.wakeups.announce(session, *topics(row))

@@ -177,7 +177,7 @@ async def check_cloud_account(
             actor=caller.username,
             details={"cloud_account": row.id, "ok": report.ok},
         )
-        await context.wakeups.announce(session, f"events:{row.id}")
+        await context.wakeups.announce(session, *present.topics(row))
     if report.ok:
         # Where no cluster runs, nobody else would notice that the cloud answers again.
         await note_reach(context, row.id, None)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ropewalk.server.context import Context
     from ropewalk.server.identity.permissions import AccountCaller
 
-__all__ = ["set_cloud_account"]
+__all__ = ["set_cloud_account", "stored"]
 
 IDENTITY_SECONDS = 30.0
 """Who a key is takes one request; more than this is an outage."""
@@ -84,6 +84,14 @@ async def set_cloud_account(
         wanted = await _kubernetes(context, account, installation, before, wish)
     identity = await _try(context, wanted)
     return await _store(context, caller, wanted, identity)
+
+
+async def stored(context: Context, caller: AccountCaller, kind: CloudKind) -> CloudAccountSchema | None:
+    """Return the account's cloud account of a kind that setting would change; None: there is none yet."""
+    async with context.db.read() as session:
+        account = await session.get_one(Account, caller.account_id)
+        row = await _of_kind(session, account, kind)
+        return None if row is None else await present.shown(session, account, row)
 
 
 async def _of_kind(session: AsyncSession, account: Account, kind: CloudKind) -> CloudAccount | None:
@@ -219,9 +227,12 @@ async def _store(context: Context, caller: AccountCaller, wish: _Wish, identity:
     async with context.db.transaction() as session:
         await context.db.serialize(session, f"cloud-account:{caller.account_id}")
         account = await session.get_one(Account, caller.account_id, with_for_update=True)
-        row = await session.get(CloudAccount, wish.row_id, with_for_update=True)
-        changed = None if row is None else row.updated_at
-        if changed != (None if wish.stored is None else wish.stored.updated_at):
+        row = await _of_kind(session, account, wish.kind)
+        if row is not None:
+            await session.refresh(row, with_for_update=True)
+        if _version(row) != _version(wish.stored):
+            if row is not None and account.cloud_account_id == row.id and _same(context, row, wish):
+                return await present.shown(session, account, row)  # sent twice, it is done once
             raise ConflictError(
                 "Somebody else changed the cloud account at the same moment.", advice="Look at it, and try again."
             )
@@ -246,8 +257,17 @@ async def _store(context: Context, caller: AccountCaller, wish: _Wish, identity:
             details={"cloud_account": row.id, "kind": wish.kind.value, "identity": identity and identity.name},
         )
         await session.flush()
-        await context.wakeups.announce(session, f"cloud:{row.id}", f"events:{row.id}", *woken)
+        await context.wakeups.announce(session, f"cloud:{row.id}", *present.topics(row), *woken)
         return await present.shown(session, account, row)
+
+
+def _version(row: CloudAccount | None) -> tuple[str, datetime] | None:
+    return None if row is None else (row.id, row.updated_at)
+
+
+def _same(context: Context, row: CloudAccount, wish: _Wish) -> bool:
+    """Whether what is wished is what is stored."""
+    return row.settings == wish.settings and wish.secret in (None, credentials(context.vault, row))
 
 
 def _new_row(wish: _Wish, account_id: str, now: datetime) -> CloudAccount:
@@ -344,5 +364,5 @@ async def _use_hosted(context: Context, caller: AccountCaller) -> CloudAccountSc
                 actor=caller.username,
                 details={"cloud_account": before, "kind": CloudKind.HOSTED.value},
             )
-            await context.wakeups.announce(session, f"events:{before}")
+            await context.wakeups.announce(session, f"events:{before}", f"clouds:{account.id}")
         return await present.shown(session, account, await resolve(session, account))

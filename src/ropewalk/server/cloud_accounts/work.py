@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ropewalk.server.context import Context
     from ropewalk.server.identity.permissions import AccountCaller
 
-__all__ = ["MAX_EVENTS", "events", "plan", "prepare", "teardown"]
+__all__ = ["MAX_EVENTS", "events", "latest_events", "plan", "prepare", "teardown"]
 
 MAX_EVENTS = 1000
 """Events that one request can ask for."""
@@ -137,7 +137,7 @@ async def _wish(
         actor=caller.username,
         details={"cloud_account": row.id},
     )
-    await context.wakeups.announce(session, f"cloud:{row.id}", f"events:{row.id}")
+    await context.wakeups.announce(session, f"cloud:{row.id}", *present.topics(row))
     # Whoever follows the events from here on sees the one about this wish first.
     return (await present.shown(session, account, row)).model_copy(update={"last_event": before.last_event})
 
@@ -160,3 +160,16 @@ async def events(
             select(Event).where(Event.cloud_account_id == row.id, Event.id > after).order_by(Event.id).limit(limit)
         )
         return [shown_event(event) for event in found], row.id, present.under_way(row)
+
+
+async def latest_events(
+    context: Context, caller: AccountCaller, cloud_account_id: str | None = None, *, limit: int = MAX_EVENTS
+) -> list[common.Event]:
+    """Return the newest events of a cloud account, the newest first; none of the operator's."""
+    async with context.db.read() as session:
+        account = await session.get_one(Account, caller.account_id)
+        row = await find(session, account, cloud_account_id, forgotten=True)
+        if row.account_id is None:
+            return []
+        mine = select(Event).where(Event.cloud_account_id == row.id)
+        return [shown_event(event) for event in await session.scalars(mine.order_by(Event.id.desc()).limit(limit))]

@@ -109,7 +109,7 @@ class Worker:
                 await self._stop(session, row, f"The cloud did not say that all is gone; this is left: {left}.")
             else:
                 await self._finish(session, row, work)
-            await self._context.wakeups.announce(session, *self._topics)
+            await self._context.wakeups.announce(session, *_topics(row))
 
     async def _finish(self, session: AsyncSession, row: CloudAccount, work: str) -> None:
         row.work = row.reason = row.retry_at = row.unreachable = None
@@ -157,13 +157,9 @@ class Worker:
         try:
             async with fenced(self._context, self._lease) as (session, row):
                 _give_back(row)
-                await self._context.wakeups.announce(session, *self._topics)
+                await self._context.wakeups.announce(session, *_topics(row))
         except LeaseLostError:
             log.info("lease.lost")
-
-    @property
-    def _topics(self) -> tuple[str, str]:
-        return f"cloud:{self._lease.cloud_account_id}", f"events:{self._lease.cloud_account_id}"
 
     async def _tell(
         self,
@@ -185,7 +181,11 @@ class Worker:
             cloud_account_id=row.id,
             details={"cloud_account": row.id} | {name: value for name, value in details.items() if value is not None},
         )
-        await self._context.wakeups.announce(session, *self._topics)
+        await self._context.wakeups.announce(session, *_topics(row))
+
+
+def _topics(row: CloudAccount) -> tuple[str, ...]:
+    return f"cloud:{row.id}", *present.topics(row)
 
 
 def _steps(backend: Backend, work: str, stored: Sequence[Resource]) -> AsyncIterator[Resource]:
