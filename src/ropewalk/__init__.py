@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     )
     from ropewalk.client.cluster import Cluster
     from ropewalk.client.diagnostics import diagnostics
+    from ropewalk.client.environment.functions import (
+        create_software_environment,
+        delete_software_environment,
+        inspect_software_environment,
+        list_software_environments,
+    )
     from ropewalk.client.functions import (
         cluster_cost_estimate,
         cluster_logs,
@@ -97,13 +103,17 @@ __all__ = [
     "cluster_cost_estimate",
     "cluster_logs",
     "create_cluster_configuration",
+    "create_software_environment",
     "delete_cluster",
     "delete_cluster_configuration",
+    "delete_software_environment",
     "diagnostics",
     "forget_cloud_account",
     "get_cloud_account",
+    "inspect_software_environment",
     "list_cluster_configurations",
     "list_clusters",
+    "list_software_environments",
     "login",
     "plan_cloud_account",
     "prepare_cloud_account",
@@ -122,8 +132,16 @@ _CLOUD_ACCOUNTS = (
     "teardown_cloud_account",
 )
 
+_ENVIRONMENTS = (
+    "create_software_environment",
+    "delete_software_environment",
+    "inspect_software_environment",
+    "list_software_environments",
+)
+
 _HOME = {
     **dict.fromkeys(_CLOUD_ACCOUNTS, "client.cloud_accounts"),
+    **dict.fromkeys(_ENVIRONMENTS, "client.environment.functions"),
     "Cluster": "client.cluster",
     "VersionMismatchWarning": "client.versions",
     "diagnostics": "client.diagnostics",

@@ -23,6 +23,7 @@ from ropewalk.cli import (
     config,
     configurations,
     diagnostics,
+    environments,
     images,
     invitations,
     kubernetes,
@@ -155,6 +156,8 @@ app.add_typer(users.app, name="user")
 app.add_typer(tokens.app, name="token")
 app.add_typer(cloud_accounts.app, name="cloud-account")
 app.add_typer(images.app, name="image")
+app.add_typer(environments.app, name="env")
+app.command("install")(environments.install)
 app.add_typer(kubernetes.app, name="kubernetes")
 app.add_typer(config.app, name="config")
 app.add_typer(typer.Typer(cls=ServerCommands, no_args_is_help=True), name="server", help="Run and maintain the server.")

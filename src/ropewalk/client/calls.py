@@ -44,6 +44,18 @@ from ropewalk.schemas.clusters import (
 )
 from ropewalk.schemas.common import Event
 from ropewalk.schemas.diagnostics import ServerDiagnostics
+from ropewalk.schemas.environments import (
+    Environment,
+    EnvironmentBuild,
+    EnvironmentCreate,
+    EnvironmentDetail,
+    EnvironmentDiff,
+    IndexCredentials,
+    IndexCredentialsSet,
+    LocalWheel,
+    LogPart,
+    WheelsWanted,
+)
 from ropewalk.schemas.identity import (
     Account,
     AccountCreate,
@@ -86,7 +98,7 @@ class Call(Generic[T]):
     method: str
     path: str
     answer: Any
-    """A type that pydantic can validate; None: there is no answer to read."""
+    """A type that pydantic can validate; ``bytes``: as it is; None: there is no answer to read."""
     body: BaseModel | None = field(default=None, repr=False)
     params: Mapping[str, Any] = field(default_factory=dict)
     repeatable: bool = True
@@ -386,6 +398,71 @@ def set_configuration(account: str, name: str, request: ConfigurationSet) -> Cal
 
 def delete_configuration(account: str, name: str) -> Call[None]:
     return _delete(_at("accounts", account, "configurations", name))
+
+
+# Software environments.
+
+
+def list_environments(account: str, *, managed: bool = False) -> Call[list[Environment]]:
+    path = _at("accounts", account, "environments")
+    return _get(path, list[Environment], managed="true" if managed else None)
+
+
+def create_environment(account: str, request: EnvironmentCreate) -> Call[EnvironmentDetail]:
+    # What is the newest version already makes none: repeatable, unless a rebuild is forced.
+    call = _post(_at("accounts", account, "environments"), EnvironmentDetail, request)
+    return replace(call, repeatable=not request.force_rebuild)
+
+
+def get_environment(account: str, name: str) -> Call[EnvironmentDetail]:
+    return _get(_at("accounts", account, "environments", name), EnvironmentDetail)
+
+
+def delete_environment(account: str, name: str) -> Call[None]:
+    return _delete(_at("accounts", account, "environments", name))
+
+
+def rebuild_environment(account: str, name: str) -> Call[EnvironmentDetail]:
+    return _post(_at("accounts", account, "environments", name, "rebuild"), EnvironmentDetail)
+
+
+def diff_environment(account: str, name: str, before: int, after: int) -> Call[EnvironmentDiff]:
+    return _get(_at("accounts", account, "environments", name, "diff"), EnvironmentDiff, before=before, after=after)
+
+
+def get_build(account: str, build: str) -> Call[EnvironmentBuild]:
+    return _get(_at("accounts", account, "builds", build), EnvironmentBuild)
+
+
+def get_build_log(account: str, build: str, *, offset: int = 0, wait: float | None = None) -> Call[LogPart]:
+    call = _get(_at("accounts", account, "builds", build, "log"), LogPart, offset=offset, wait=wait)
+    return replace(call, seconds=None if wait is None else wait + CLOUD_SECONDS)
+
+
+def missing_wheels(account: str, wheels: WheelsWanted) -> Call[list[LocalWheel]]:
+    return replace(_post(_at("accounts", account, "wheels", "missing"), list[LocalWheel], wheels), repeatable=True)
+
+
+def send_wheel(account: str, wheel: LocalWheel, content: bytes) -> Call[None]:
+    path = _at("accounts", account, "wheels", wheel.sha256, wheel.filename)
+    return Call("PUT", path, None, content=content, seconds=CLOUD_SECONDS)
+
+
+def get_wheel(account: str, wheel: LocalWheel) -> Call[bytes]:
+    path = _at("accounts", account, "wheels", wheel.sha256, wheel.filename)
+    return replace(_get(path, bytes), seconds=CLOUD_SECONDS)
+
+
+def list_index_credentials(account: str) -> Call[list[IndexCredentials]]:
+    return _get(_at("accounts", account, "index-credentials"), list[IndexCredentials])
+
+
+def set_index_credentials(account: str, name: str, request: IndexCredentialsSet) -> Call[IndexCredentials]:
+    return _put(_at("accounts", account, "index-credentials", name), IndexCredentials, request)
+
+
+def delete_index_credentials(account: str, name: str) -> Call[None]:
+    return _delete(_at("accounts", account, "index-credentials", name))
 
 
 # Images.

@@ -24,6 +24,7 @@ from ropewalk.client import versions as version_check
 from ropewalk.client.adaptive import RemoteAdaptive, adaptive_range
 from ropewalk.client.connect import open_cluster, security_of
 from ropewalk.client.credentials import Forwarder, check_choice, send
+from ropewalk.client.environment.sync import Software
 from ropewalk.client.failure import start_error
 from ropewalk.client.http import AsyncApi
 from ropewalk.client.options import UNSET, Unset, WaitFor
@@ -79,7 +80,7 @@ class Cluster(DaskCluster):
         name: ``name`` or ``account/name``; by default one is made of your user name and random characters.
         account: Where it runs and who pays; by default ``ropewalk.account`` in the configuration, or your own.
         configuration: Name of a cluster configuration that fills in what is not given.
-        software: Name of a software environment; by default the server's own packages.
+        software: Name of a software environment; by default your own packages, as they are here.
         worker_cpu: CPU cores of a worker (1).
         worker_memory: Memory of a worker, in bytes or as ``"4 GiB"`` (the default).
         worker_gpu: GPUs of a worker (0).
@@ -89,6 +90,8 @@ class Cluster(DaskCluster):
         scheduler_memory: Memory of the scheduler (4 GiB).
         scheduler_options: Keyword arguments of ``distributed.Scheduler``.
         container: Image of the nodes, where they run in containers; by default that of the cloud account.
+        package_sync: Whether nodes get the packages of this program where neither an environment nor an image is
+            named: True by default. It costs nothing where nodes run from the very files that this program runs from.
         spot_policy: ``"on-demand"`` (the default), ``"spot"`` for workers on capacity that the cloud may take back, or
             ``"spot_with_fallback"`` for that where there is some, and on demand where there is none.
         environ: Environment variables of every node.
@@ -140,6 +143,7 @@ class Cluster(DaskCluster):
         scheduler_memory: int | str | None = None,
         scheduler_options: Mapping[str, Any] | None = None,
         container: str | None = None,
+        package_sync: bool | None = None,
         spot_policy: str | None = None,
         environ: Mapping[str, str] | None = None,
         idle_timeout: float | str | Unset | None = UNSET,
@@ -187,6 +191,7 @@ class Cluster(DaskCluster):
             options.build_request(sizes),
             account=account,
             attach_only=False,
+            package_sync=bool(options.from_config("package_sync", package_sync)),
             wait_for_workers=wait_for_workers,
             timeout=timeout,
             shutdown_on_close=shutdown_on_close,
@@ -229,6 +234,7 @@ class Cluster(DaskCluster):
             ClusterCreate(name=name_only),
             account=account,
             attach_only=True,
+            package_sync=False,
             wait_for_workers=wait_for_workers,
             timeout=timeout,
             shutdown_on_close=shutdown_on_close,
@@ -248,6 +254,7 @@ class Cluster(DaskCluster):
         *,
         account: str | None,
         attach_only: bool,
+        package_sync: bool,
         wait_for_workers: WaitFor | None,
         timeout: float | str | None,
         shutdown_on_close: bool | None,
@@ -276,12 +283,21 @@ class Cluster(DaskCluster):
             account=account,
             attach_only=attach_only,
             progress=self._progress,
+            software=Software(
+                self._api,
+                sync=package_sync,
+                versions=str(self._versions),
+                step=self._progress.step,
+                say=self._said,
+                patient=self._be_patient,
+            ),
             on_event=self._on_event,
             on_change=self._on_change,
         )
         self._detail: ClusterDetail | None = None
         self._shutdown_on_close = options.from_config("shutdown_on_close", shutdown_on_close)
         self._starting: asyncio.Task[None] | None = None
+        self._limit: asyncio.Timeout | None = None
         self._over = asyncio.Event()
         self._ending = asyncio.Lock()
         self._background: set[asyncio.Task[Any]] = set()
@@ -305,6 +321,16 @@ class Cluster(DaskCluster):
             finally:
                 self._loop_runner.stop()
             raise
+
+    def _said(self, text: str) -> None:
+        """Note what a build of a software environment says."""
+        for line in text.splitlines():
+            logger.debug("environment: %s", line)
+
+    def _be_patient(self, waits: bool) -> None:
+        """Let the time for the start begin when packages are there: a build takes as long as it takes."""
+        if self._limit is not None and not self._limit.expired():
+            self._limit.reschedule(None if waits else asyncio.get_running_loop().time() + self._timeout)
 
     def _title(self) -> str:
         return f"Ropewalk cluster {self._request.name}" if self._request.name else "Ropewalk cluster"
@@ -331,7 +357,7 @@ class Cluster(DaskCluster):
         self.status = Status.starting
         self._progress.open(self._title())
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout) as self._limit:
                 await self._bring_up()
         except BaseException as exc:
             # Shielded: whoever cancels us again must not keep us from cleaning up.

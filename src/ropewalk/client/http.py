@@ -215,6 +215,8 @@ class _Core:
             raise self._refusal(call, response)
         if call.answer is None:
             return cast("T", None)
+        if call.answer is bytes:
+            return cast("T", response.content)
         if not _is_json(response):
             raise self._stranger(response)
         try:

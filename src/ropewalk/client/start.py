@@ -10,7 +10,8 @@ from contextlib import suppress
 from ropewalk.client import calls, config, options
 from ropewalk.client.claims import Claim, release
 from ropewalk.client.config import Login
-from ropewalk.client.http import AsyncApi
+from ropewalk.client.environment.sync import Software
+from ropewalk.client.http import Answered, AsyncApi
 from ropewalk.client.options import Wait
 from ropewalk.client.progress import Progress
 from ropewalk.client.watch import Watch, checkpoint
@@ -52,6 +53,7 @@ class Starter:
         account: str | None,
         attach_only: bool,
         progress: Progress,
+        software: Software,
         on_event: Callable[[Event], None],
         on_change: Callable[[ClusterDetail], None],
     ) -> None:
@@ -64,6 +66,7 @@ class Starter:
         self._account = account
         self._attach_only = attach_only
         self._progress = progress
+        self._software = software
         self._on_event = on_event
         self._on_change = on_change
         self._creating: asyncio.Task[ClusterDetail] | None = None
@@ -143,8 +146,12 @@ class Starter:
 
     async def _post(self, claim: Claim) -> ClusterDetail:
         request = self._request.model_copy(update={"name": claim.name})
+
+        async def ask(complete: ClusterCreate) -> Answered[ClusterDetail]:
+            return await self._api.full(calls.create_cluster(claim.account, complete))
+
         try:
-            answered = await self._api.full(calls.create_cluster(claim.account, request))
+            answered = await self._software.ready(claim.account, request, ask)
         except RopewalkError as exc:
             if exc.http_status < 500 and not isinstance(exc, VersionMismatchError):
                 self._disclaim()
@@ -219,7 +226,8 @@ class Starter:
         to stop. If no answer comes, the cluster is looked for by its name.
         """
         if self._creating is not None:
-            await asyncio.wait({self._creating}, timeout=SETTLE)
+            # While packages are made ready there is nothing under way that has to be known.
+            await asyncio.wait({self._creating}, timeout=SETTLE if self._software.asking else 0)
             self._creating.cancel()
             with suppress(asyncio.CancelledError, RopewalkError):
                 await self._creating

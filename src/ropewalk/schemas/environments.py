@@ -283,6 +283,9 @@ class Environment(Schema):
 
 
 class EnvironmentDetail(Environment):
+    build: str | None = Field(
+        None, description="In the answer to a wish: id of its build for where the account's clusters run."
+    )
     versions: list[EnvironmentVersion] = Field(description="Newest first.")
 
 

@@ -31,7 +31,7 @@ _OTHER_VARIABLES = frozenset(
     f"ROPEWALK_{name}"
     for name in (
         *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "CONFIG", "DEBUG", "INVITATION", "LOGIN_TOKEN", "NEW_PASSWORD"),
-        *("NODE", "NODE_CONFIG", "PASSWORD"),
+        *("INDEX_PASSWORD", "NODE", "NODE_CONFIG", "PASSWORD"),
     )
 )
 """Ours, but not settings: where the TOML file is, what the command line and nodes read."""

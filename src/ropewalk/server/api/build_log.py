@@ -17,10 +17,22 @@ if TYPE_CHECKING:
     from ropewalk.server.context import Context
     from ropewalk.server.identity.permissions import AccountCaller
 
-__all__ = ["respond"]
+__all__ = ["grown", "respond"]
 
 PART = 1_000_000
 """Bytes of one event at the most."""
+
+
+async def grown(
+    context: Context, caller: AccountCaller, build: str, offset: int, limit: int, seconds: float
+) -> LogPart:
+    """Return what follows byte *offset*; if there is nothing yet, wait for it, *seconds* at the most."""
+    with context.wakeups.subscribe(log_topic(build)) as changed:
+        part = await builds.log(context, caller, build, offset, limit)
+        if seconds and not part.text and not part.complete:
+            await first_of(changed, context.stopping, seconds=seconds)
+            part = await builds.log(context, caller, build, offset, limit)
+        return part
 
 
 def respond(context: Context, caller: AccountCaller, build: str, first: LogPart) -> StreamingResponse:

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response, status
+from fastapi.responses import FileResponse
 
 from ropewalk.schemas import environments as schemas
 from ropewalk.schemas.common import Event
@@ -94,6 +95,7 @@ async def get_build_log(
     *,
     offset: Annotated[int, Query(ge=0)] = 0,
     limit: Annotated[int, Query(ge=1, le=1_000_000)] = 1_000_000,
+    wait: Annotated[float, Query(ge=0, le=60, description="Seconds to wait for more, if there is none.")] = 0,
     follow_it: Annotated[bool, Query(alias="follow")] = False,
 ) -> Response | schemas.LogPart:
     """Read the log of a build.
@@ -101,7 +103,7 @@ async def get_build_log(
     With `follow`, the answer is a stream of server-sent events, each a part of the log, that ends when the build is
     over or the server stops; its `id` is what to pass as `offset` to go on from there.
     """
-    first = await builds.log(context, caller, build, offset, limit)
+    first = await build_log.grown(context, caller, build, offset, limit, wait)
     return build_log.respond(context, caller, build, first) if follow_it else first
 
 
@@ -141,6 +143,17 @@ async def put_wheel(
 ) -> None:
     """Send a wheel: the body is the file. It is kept if it has that hash."""
     await wheels.keep(context, caller, sha256, filename, request.headers.get("content-length"), request.stream())
+
+
+@router.get("/wheels/{sha256}/{filename}")
+async def get_wheel(
+    context: ContextDep,
+    caller: Reader,
+    sha256: Annotated[Sha256, Path()],
+    filename: Annotated[WheelName, Path()],
+) -> Response:
+    """Get a wheel that was sent, to install it elsewhere."""
+    return FileResponse(await wheels.get(context, caller, sha256, filename), media_type="application/octet-stream")
 
 
 @router.get("/index-credentials")

@@ -65,10 +65,10 @@ async def _follow(
             found, more = await look(after)
 
 
-async def first_of(*events: asyncio.Event) -> bool:
+async def first_of(*events: asyncio.Event, seconds: float = KEEP_ALIVE_SECONDS) -> bool:
     """Wait for one of *events*; returns whether one came in time."""
     waits = [asyncio.ensure_future(event.wait()) for event in events]
-    done, pending = await asyncio.wait(waits, timeout=KEEP_ALIVE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    done, pending = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     for wait in pending:
         wait.cancel()
     return bool(done)

@@ -236,10 +236,7 @@ def _advice(lower: str) -> str:
 
 
 _CULPRITS = re.compile(
-    r"no version of ([A-Za-z0-9._-]+)==|([A-Za-z0-9._-]+) was not found in"
-    r"|([A-Za-z0-9._-]+)==\S+ has no |failed to (?:build|download and build) `([A-Za-z0-9._-]+)"
-    r"|([A-Za-z0-9._-]+)==\S+ depends on python",
-    re.IGNORECASE,
+    r"you require ([A-Za-z0-9._-]+)|failed to (?:build|download and build) `([A-Za-z0-9._-]+)", re.IGNORECASE
 )
 
 

@@ -57,9 +57,10 @@ async def create(context: Context, caller: AccountCaller, wish: schemas.Environm
         await credentials.refuse_unknown(session, caller.account_id, spec.credentials)
         row = await _row_for(context, session, caller, wish)
         version = await _version_for(context, session, caller, row, spec, force=wish.force_rebuild)
-        await builds.wish(context, session, row, version, target, caller.username, fresh=wish.force_rebuild)
+        build = await builds.wish(context, session, row, version, target, caller.username, fresh=wish.force_rebuild)
         await session.flush()
-        return await present.detail(session, row, caller.account, files, MAX_VERSIONS)
+        shown = await present.detail(session, row, caller.account, files, MAX_VERSIONS)
+        return shown.model_copy(update={"build": build.id})
 
 
 def complete(spec: EnvironmentSpec) -> EnvironmentSpec:
@@ -126,7 +127,7 @@ async def _version_for(
     newest = await _numbered(session, row.id, row.latest)
     if newest is not None and newest.spec_hash == spec.hash and not force and newest.state != BuildState.FAILED:
         return newest
-    if newest is not None:
+    if newest is not None and not row.managed:
         caller.demand_own_or(
             Permission.ACCOUNT_ENVIRONMENTS_UPDATE_ANY, row.creator_id, f"the environment {row.name!r}"
         )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ropewalk.errors import InputError
+from ropewalk.errors import InputError, NotFoundError
 from ropewalk.schemas.environments import MAX_WHEEL, LocalWheel
 from ropewalk.server.environments.builders import files_of
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from ropewalk.server.context import Context
     from ropewalk.server.identity.permissions import AccountCaller
 
-__all__ = ["keep", "missing"]
+__all__ = ["get", "keep", "missing"]
 
 
 async def missing(context: Context, caller: AccountCaller, wanted: Sequence[LocalWheel]) -> list[LocalWheel]:
@@ -39,3 +40,18 @@ async def keep(
         )
     wheel = LocalWheel(filename=filename, sha256=sha256, size=size)
     await files_of(context).keep_wheel(caller.account_id, wheel, body)
+
+
+async def get(context: Context, caller: AccountCaller, sha256: str, filename: str) -> Path:
+    """Return the file of a wheel that was sent.
+
+    Raises:
+        NotFoundError: The account has none with that hash.
+    """
+    path = files_of(context).wheel(caller.account_id, LocalWheel(filename=filename, sha256=sha256, size=1))
+    if not await asyncio.to_thread(path.is_file):
+        raise NotFoundError(
+            f"The account {caller.account} has no wheel {filename} with that hash.",
+            advice="Wheels that no environment names any more are removed after a day.",
+        )
+    return path

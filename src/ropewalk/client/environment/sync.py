@@ -1,0 +1,122 @@
+"""Package sync: a cluster whose nodes have the packages of whoever asks for it.
+
+Costs nothing where nodes run from the very files that this program runs from: the request carries a fingerprint, and
+the server knows its own. Only when it says that packages would differ are they read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from ropewalk.client.environment.making import Say, built, make
+from ropewalk.client.environment.snapshot import Snapshot, snapshot
+from ropewalk.client.http import AsyncApi
+from ropewalk.client.versions import VersionMismatchWarning
+from ropewalk.errors import ConflictError, VersionMismatchError
+from ropewalk.schemas.clusters import ClusterCreate
+from ropewalk.schemas.environments import Difference, EnvironmentCreate
+from ropewalk.schemas.fingerprints import fingerprint
+
+__all__ = ["Software"]
+
+T = TypeVar("T")
+
+
+class Software:
+    """Sees to it that the packages of a cluster's nodes are there before the cluster is.
+
+    Args:
+        api: The server.
+        sync: Whether nodes get this program's packages, where nothing else is named.
+        versions: What to do about differences: ``warn``, ``error`` or ``ignore``.
+        step: Told what is waited for.
+        say: Gets the log of a build.
+        patient: Told when packages begin to be waited for, and when that is over: it takes as long as it takes.
+
+    Attributes:
+        asking: Whether the server is being asked for the cluster at this moment, and may be making one.
+    """
+
+    def __init__(
+        self,
+        api: AsyncApi,
+        *,
+        sync: bool,
+        versions: str,
+        step: Callable[[str], None],
+        say: Say,
+        patient: Callable[[bool], None] = lambda _waits: None,
+    ) -> None:
+        self.asking = False
+        self._api = api
+        self._patient = patient
+        self._sync = sync
+        self._versions = versions
+        self._step = step
+        self._say = say
+
+    async def ready(self, account: str, request: ClusterCreate, ask: Callable[[ClusterCreate], Awaitable[T]]) -> T:
+        """Return what *ask* does with *request*, once the environment that it needs is there.
+
+        Raises:
+            FixItError: The environment could not be built; the resolver's own explanation.
+            VersionMismatchError: Packages would differ, and that is to be an error.
+        """
+        if self._sync and request.software is None and request.container is None:
+            request = request.model_copy(update={"fingerprint": fingerprint()})
+        while True:
+            self.asking = True
+            try:
+                return await ask(request)
+            except ConflictError as refused:
+                self.asking = False
+                match refused.details.get("environment"):
+                    case "building":
+                        with self._waiting():
+                            await self._wait(account, str(refused.details["build"]), request.software or "")
+                    case "needed":
+                        with self._waiting():
+                            name = await self._synchronise(account)
+                        request = request.model_copy(update={"software": name, "fingerprint": None})
+                    case _:
+                        raise
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        self._patient(True)
+        try:
+            yield
+        finally:
+            self._patient(False)
+
+    async def _wait(self, account: str, build: str, name: str) -> None:
+        self._step(f"Waiting for the software environment {name}")
+        self._tell((await self._api.drive(built(account, build, self._say))).differences)
+
+    async def _synchronise(self, account: str) -> str:
+        self._step("Reading your packages")
+        mine: Snapshot = await asyncio.to_thread(snapshot)
+        self._step(f"Making an environment with your {len(mine.spec.pip) + len(mine.spec.wheels)} packages")
+        wish = EnvironmentCreate(name=mine.name, spec=mine.spec, managed=True)
+        detail = await self._api.drive(make(account, wish, mine.wheels, self._say))
+        version = detail.versions[0]
+        self._tell([*mine.differences, *(each for build in version.builds[:1] for each in build.differences)])
+        return f"{mine.name}:{version.number}"
+
+    def _tell(self, differences: list[Difference]) -> None:
+        """Say what could not be taken along, before there is a cluster."""
+        if not differences or self._versions == "ignore":
+            return
+        rows = [f"  {each.name} {each.here or ''}: {each.why}" for each in differences]
+        message = "Not all of your packages could be brought to the nodes as they are:\n" + "\n".join(rows)
+        if self._versions == "error":
+            raise VersionMismatchError(
+                message,
+                advice="Remove them here, or name a software environment. To start all the same: versions='warn'.",
+                details={each.name: {"client": each.here, "cluster": each.there} for each in differences},
+            )
+        warnings.warn(message, VersionMismatchWarning, stacklevel=2)
