@@ -64,7 +64,8 @@ async def test_the_table_says_what_runs_whose_it_is_and_what_it_costs(api: Api) 
     assert re.search("[012] of 2\u20138", row), "it is starting at this moment"
     for part in ("ada", "hosted", "$", "0 s", "Stop"):
         assert part in row
-    assert "17 cores reserved" in ada.text.replace("</strong>", "")
+    assert "17 cores reserved by live clusters of ada" in ada.text
+    assert "17 cores reserved by yours; you have no limit here" in ada.text
 
 
 async def test_filters_are_in_the_address_and_in_the_form(api: Api) -> None:

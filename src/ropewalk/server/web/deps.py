@@ -1,7 +1,7 @@
 """What pages ask for: a permission, by the session's cookie; and pages, not JSON, where something is wrong."""
 
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Annotated, Any, cast
 from urllib.parse import urlencode, urlsplit
@@ -16,6 +16,7 @@ from ropewalk.errors import AuthenticationError, NotFoundError, PermissionDenied
 from ropewalk.server.context import Context
 from ropewalk.server.identity import access, accounts, sessions
 from ropewalk.server.identity.permissions import AccountCaller, Caller, Guard, Permission, Scope
+from ropewalk.server.web.packing import mask, pack, unmask
 from ropewalk.server.web.render import DONE, page
 
 __all__ = [
@@ -156,7 +157,7 @@ def check_form(given: str, expected: str) -> None:
     Raises:
         PermissionDeniedError: The form's token is not the browser's.
     """
-    if not sessions.same(given, expected):
+    if not sessions.same(unmask(given), expected):
         raise PermissionDeniedError(
             "This form was not made for your session, or is too old.", advice="Go back, load the page again, and retry."
         )
@@ -173,6 +174,7 @@ async def show(context: Context, visit: Visit, template: str, **values: Any) -> 
     caller = visit.caller
     account = caller.account if isinstance(caller, AccountCaller) else caller.username
     mine = await accounts.list_accounts(context, caller)
+    visit = replace(visit, csrf=mask(visit.csrf))
     return page(template, visit=visit, accounts=mine, account=account, may=caller.may, **values)
 
 
@@ -191,7 +193,7 @@ class PageRoute(APIRoute):
 
         async def answer_with_page(request: Request) -> Response:
             try:
-                return await answer(request)
+                return pack(request, await answer(request))
             except AuthenticationError:
                 return await self.interrupted(request)
             except RequestValidationError:

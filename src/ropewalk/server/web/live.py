@@ -48,6 +48,8 @@ async def _follow(context: Context, caller: Caller, cookie: str, topic: str) -> 
             yield "event: changed\ndata: \n\n" if woken else ": still here\n\n"
             if woken:
                 await first(context.stopping, seconds=LEAST_SECONDS)
+        # The page asks for itself a last time, and is told why it is not for this browser any more.
+        yield "event: changed\ndata: \n\n"
 
 
 async def allowed(context: Context, caller: Caller, cookie: str) -> bool:
