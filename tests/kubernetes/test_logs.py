@@ -84,6 +84,28 @@ class TestOfAStoppedNode:
         await second.close()
 
 
+async def test_of_a_pod_that_somebody_else_deletes_are_kept_and_it_says_so(space: Space, tmp_path: Path) -> None:
+    backend = space.backend(tmp_path)
+    await backend.launch(request("s"))
+    await runs(space, "s")
+    await eventually(lambda: _begun(backend), within=60)
+    space.plane.ask("DELETE", space.path("pods", "s"))
+    sighting = await until(backend, "s", Answer.GONE)
+    assert "was deleted in Kubernetes" in (sighting.reason or "")
+    assert sighting.exit_code is None  # 0 would say that it was done
+
+    async def kept() -> bool:
+        chunk = await backend.logs(handle("s"))
+        return chunk.complete and "told to stop" in chunk.text
+
+    await eventually(kept)
+    await backend.close()
+    later = space.backend(tmp_path)
+    again = await seen(later, "s")
+    assert (again.exit_code, again.reason) == (None, sighting.reason)
+    await later.close()
+
+
 async def _begun(backend: object) -> bool:
     chunk = await backend.logs(handle("s"))  # type: ignore[attr-defined] # a backend
     return "it begins" in chunk.text

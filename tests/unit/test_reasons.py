@@ -42,7 +42,8 @@ def test_a_scheduler_that_failed_is_a_failure_and_one_that_was_told_is_not() -> 
 
 
 def test_an_unknown_announcement_is_still_an_orderly_end() -> None:
-    assert ending_of_signal("something new").code == "stopped_outside"
+    assert ending_of_signal("something new", None).code == "stopped_outside"
+    assert ending_of_signal("something new", "Its pod was deleted.").reason.endswith("Ropewalk. Its pod was deleted.")
 
 
 @pytest.mark.parametrize("ending", [Ending.user(), Ending.start_failed("x"), ending_of_exit(-9, None, started=True)])

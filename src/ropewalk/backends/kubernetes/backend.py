@@ -20,7 +20,7 @@ from ropewalk.backends.kubernetes.explain import Explainer
 from ropewalk.backends.kubernetes.keeper import Keeper
 from ropewalk.backends.kubernetes.launcher import Launcher
 from ropewalk.backends.kubernetes.reach import Reach
-from ropewalk.backends.kubernetes.reasons import DELETED, look, parse_time
+from ropewalk.backends.kubernetes.reasons import DELETED, look, own_exit, parse_time
 from ropewalk.backends.kubernetes.refusals import status_of
 from ropewalk.backends.kubernetes.template import parse_template
 from ropewalk.backends.kubernetes.watch import REMEMBERED, Pod, PodWatch
@@ -267,7 +267,7 @@ class KubernetesBackend:
         # Who hears that a node is gone hears why, and asks no more: an event that tells it gets a moment to be written.
         gone = seen.gone and (asked or self._explainer.settled(pod, seen))
         answer = Answer.GONE if gone else Answer.RUNNING
-        return Sighting(node.name, answer, uid, address, seen.exit_code, reason, internal)
+        return Sighting(node.name, answer, uid, address, own_exit(seen, asked=asked), reason, internal)
 
     async def changed(self) -> None:
         with contextlib.suppress(BackendError):

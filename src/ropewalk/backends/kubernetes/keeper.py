@@ -1,7 +1,8 @@
 """Ends pods without losing their logs, and removes what is left of clusters that have ended.
 
-A pod that is deleted takes its log with it, so the log is followed from before the deletion to the container's end. A
-pod that ended by itself stays until its log was read and whoever looks at nodes had time to see how it ended.
+A pod that is deleted takes its log with it, so the log is followed from before the deletion to the container's end;
+where somebody else deletes it, from the moment that this is seen. A pod that ended by itself stays until its log was
+read and whoever looks at nodes had time to see how it ended.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ropewalk.backends.kubernetes import logs
 from ropewalk.backends.kubernetes.api import Api
 from ropewalk.backends.kubernetes.archive import Archive, Record
 from ropewalk.backends.kubernetes.objects import GRACE_SECONDS, handle_of, service_name
-from ropewalk.backends.kubernetes.reasons import DELETED, container_of, ended_at, look, parse_time
+from ropewalk.backends.kubernetes.reasons import DELETED, container_of, ended_at, look, own_exit, parse_time
 from ropewalk.backends.kubernetes.refusals import status_of
 from ropewalk.backends.kubernetes.watch import REMEMBERED, Pod, PodWatch
 from ropewalk.errors import BackendError
@@ -51,6 +52,8 @@ class Keeper:
         self._tails: dict[str, logs.Tail] = {}
         self._ending: set[str] = set()
         """Uids of pods that were asked to end, or are being put away."""
+        self._leaving: set[str] = set()
+        """Uids of pods that are being deleted, by whomever."""
         self._asked: OrderedDict[str, None] = OrderedDict()
         """Uids of pods that were deleted by us, the last ones."""
         self._stopped: set[str] = set()
@@ -157,8 +160,9 @@ class Keeper:
             return
         seen = look(pod, deleted=deleted, role=handle.role.value)
         start = tail.start if tail is not None else 0
-        reason = None if self.asked(pod["metadata"]["uid"]) and seen.reason == DELETED else seen.reason
-        record = Record(handle.cloud_id, seen.exit_code, reason, log_start=start)
+        asked = self.asked(pod["metadata"]["uid"])
+        reason = None if asked and seen.reason == DELETED else seen.reason
+        record = Record(handle.cloud_id, own_exit(seen, asked=asked), reason, log_start=start)
         content = bytes(tail.content) if tail is not None else None
         await asyncio.to_thread(self._archive.keep, handle.cluster, handle.name, record, content)
 
@@ -201,6 +205,7 @@ class Keeper:
             if uid in self._gone:
                 self._gone[uid].set()
             self._ending.discard(uid)
+            self._leaving.discard(uid)
             if handle.name not in self._tails:
                 self.spawn(self._keep_if_possible(pod, None))
             if not pods:
@@ -208,11 +213,23 @@ class Keeper:
                 self.spawn(self._remove_cluster(handle.cluster))
             return
         pods.add(uid)
-        if look(pod).gone and uid not in self._ending:
+        if pod["metadata"].get("deletionTimestamp"):
+            self._leaves(pod)
+        elif look(pod).gone and uid not in self._ending:
             self._ending.add(uid)
             self.spawn(self._put_away(pod))
-        elif pod["metadata"].get("deletionTimestamp"):
-            self.spawn(self._force(pod))
+
+    def _leaves(self, pod: Pod) -> None:
+        """See to a pod that is being deleted, once."""
+        uid = pod["metadata"]["uid"]
+        if uid in self._leaving:
+            return
+        self._leaving.add(uid)
+        self.spawn(self._force(pod))
+        if uid not in self._ending:
+            # Somebody else deletes it: its last words are as good as any.
+            self._ending.add(uid)
+            self.spawn(self._follow(pod, logs.Tail(), asyncio.Event()))
 
     async def _put_away(self, pod: Pod) -> None:
         """Read the log of a pod that ended by itself, then remove it."""

@@ -40,7 +40,7 @@ def look(pod: Pod, *, deleted: bool = False, role: str = "worker") -> Look:
         code = exit_code(terminated)
         return Look(True, code, _why_gone(pod, status, terminated, code, role, deleted=deleted))
     if state.get("running") is not None or terminated:
-        return Look(False)
+        return Look(False, None, DELETED if pod.get("metadata", {}).get("deletionTimestamp") else None)
     why = _why_waiting(status, state.get("waiting") or {})
     return Look(False, None, why, waits=why is None)
 
@@ -54,6 +54,11 @@ def exit_code(terminated: Mapping[str, Any] | None) -> int | None:
         return None
     # A runtime reports 128 + N for signal N, as shells do; statuses of Ropewalk's own are below that.
     return 128 - code if 128 < code <= 128 + 64 else code
+
+
+def own_exit(seen: Look, *, asked: bool) -> int | None:
+    """Return the exit status, unless it only says that the node did as it was told when others deleted its pod."""
+    return None if seen.exit_code == 0 and seen.reason == DELETED and not asked else seen.exit_code
 
 
 def container_of(pod: Pod) -> Mapping[str, Any]:

@@ -253,7 +253,8 @@ def _ending(todo: _Plan) -> Ending | None:
     if cluster.ending is not None:
         return cluster.ending
     if cluster.closing is not None:
-        return ending_of_signal(cluster.closing)
+        scheduler = cluster.scheduler
+        return ending_of_signal(cluster.closing, scheduler.seen_reason if scheduler is not None else None)
     if cluster.stop_requested:
         return Ending.user()
     return _scheduler_ended(todo) or _start_failed(todo) or _overdue(todo)

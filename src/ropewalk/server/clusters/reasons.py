@@ -84,9 +84,14 @@ _EXITS = {
 _PERMANENT_EXITS = frozenset({exits.EXIT_CONFIG})
 
 
-def ending_of_signal(closing: str) -> Ending:
-    """Return the ending that a scheduler announced while it could still speak."""
-    return _CLOSING.get(closing, Ending("stopped_outside", "Its scheduler was told to stop, not by Ropewalk."))
+def ending_of_signal(closing: str, reason: str | None) -> Ending:
+    """Return the ending that a scheduler announced while it could still speak; *reason*: what its backend knows."""
+    return _CLOSING.get(closing) or _stopped_outside(reason)
+
+
+def _stopped_outside(reason: str | None) -> Ending:
+    sentence = "Its scheduler was told to stop, not by Ropewalk."
+    return Ending("stopped_outside", f"{sentence} {reason}" if reason else sentence)
 
 
 def ending_of_exit(code: int | None, reason: str | None, *, started: bool) -> Ending:
@@ -94,7 +99,7 @@ def ending_of_exit(code: int | None, reason: str | None, *, started: bool) -> En
     if code in _BY_EXIT:
         return _BY_EXIT[code]
     if code == exits.EXIT_OK:
-        return Ending("stopped_outside", "Its scheduler was told to stop, not by Ropewalk.")
+        return _stopped_outside(reason)
     sentence = f"The scheduler ended {'' if started else 'before it was ready'}: {_why(code, reason)}".replace(
         " :", ":"
     )
