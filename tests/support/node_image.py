@@ -18,7 +18,7 @@ import sys
 import sysconfig
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
@@ -34,24 +34,28 @@ _USELESS = re.compile(
 )
 
 
-def build() -> Path:
-    """Return the tar, making it if there is none of these packages; safe in several processes."""
-    target = CACHE / f"node-image-{_digest()}.tar"
+def build(packages: Sequence[str] = PACKAGES) -> Path:
+    """Return the tar, making it if there is none of these packages; safe in several processes.
+
+    With no packages it is as small an image with Python as others are made upon.
+    """
+    kind = "node-image" if packages else "base-image"
+    target = CACHE / f"{kind}-{_digest(packages)}.tar"
     CACHE.mkdir(exist_ok=True)
-    with (CACHE / "node-image.lock").open("w") as lock:
+    with (CACHE / f"{kind}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
-            for old in CACHE.glob("node-image-*.tar"):
+            for old in CACHE.glob(f"{kind}-*.tar"):
                 old.unlink()
             with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-                _stage(Path(folder))
+                _stage(Path(folder), packages)
                 _pack(Path(folder), target)
     return target
 
 
-def _digest() -> str:
+def _digest(packages: Sequence[str]) -> str:
     facts = [sys.version, Path(__file__).read_text()]
-    facts += sorted(f"{found.metadata['Name']}=={found.version}" for found in _closure(PACKAGES))
+    facts += sorted(f"{found.metadata['Name']}=={found.version}" for found in _closure(packages))
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
 
 
@@ -71,7 +75,7 @@ def _closure(names: Iterable[str]) -> list[Distribution]:
     return list(found.values())
 
 
-def _stage(root: Path) -> None:
+def _stage(root: Path, packages: Sequence[str]) -> None:
     """Lay the file system out."""
     prefix = root / "usr" / "local"
     library = prefix / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -80,10 +84,12 @@ def _stage(root: Path) -> None:
     interpreter = Path(sys.base_prefix) / "bin" / library.name
     shutil.copy2(interpreter, prefix / "bin" / "python3")
     (prefix / "bin" / "python").symlink_to("python3")
-    for package in _closure(PACKAGES):
+    for package in _closure(packages):
         _copy_package(package, library / "site-packages")
     compileall.compile_dir(library, quiet=2, workers=2)
-    _copy_libraries([interpreter, *library.rglob("*.so*")], root)
+    # A base image has the libraries that common packages count upon.
+    others = [] if packages else [file for package in _closure(PACKAGES) for file in _shared(package)]
+    _copy_libraries([interpreter, *library.rglob("*.so*"), *others], root)
     _furnish(root)
 
 
@@ -103,6 +109,10 @@ def _copy_package(package: Distribution, target: Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):  # RECORD may list .pyc files that are not there
             shutil.copy2(str(package.locate_file(file)), place)
+
+
+def _shared(package: Distribution) -> list[Path]:
+    return [Path(str(package.locate_file(file))) for file in package.files or [] if ".so" in file.name]
 
 
 def _copy_libraries(programs: Iterable[Path], root: Path) -> None:

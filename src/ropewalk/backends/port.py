@@ -256,6 +256,15 @@ class ImageStore(Protocol):
         """List all images, newest first."""
         ...
 
+    @property
+    def repository(self) -> str:
+        """Name of the repository as container engines write it, without a tag."""
+        ...
+
+    async def find(self, digest: str) -> Image | None:
+        """Return the image with a digest; None: there is none."""
+        ...
+
     async def delete(self, digest: str) -> None:
         """Delete an image with all its tags; deleting what is gone is no error."""
         ...

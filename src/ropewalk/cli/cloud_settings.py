@@ -176,6 +176,16 @@ def kubernetes(
     image_pull_secret: Annotated[
         list[str] | None, typer.Option("--image-pull-secret", metavar="NAME", help="May be repeated.")
     ] = None,
+    image_registry: Annotated[
+        str | None,
+        typer.Option("--image-registry", metavar="HOST/REPOSITORY", help="For images of software environments."),
+    ] = None,
+    image_registry_credentials: Annotated[
+        str | None,
+        typer.Option(
+            "--image-registry-credentials", metavar="NAME", help="Of ropewalk env credentials: what may push there."
+        ),
+    ] = None,
     account: options.Account = None,
     as_json: options.Json = False,
 ) -> None:
@@ -195,6 +205,8 @@ def kubernetes(
         "allow_ingress_from": allow_ingress_from,
         "image": image,
         "image_pull_secrets": image_pull_secret,
+        "image_registry": image_registry,
+        "image_registry_credentials": image_registry_credentials,
     }
     settings = ask.build(KubernetesSettings, **_cleared(given))
     config = {} if kubeconfig is None else {"kubeconfig": _kubeconfig(kubeconfig)}

@@ -44,6 +44,12 @@ class KubernetesSettings(Schema):
     )
     image: str | None = Field(None, description="Image of nodes where a cluster names none (`container=`).")
     image_pull_secrets: list[str] = Field(default_factory=list)
+    image_registry: Annotated[str, Field(min_length=1, max_length=300, pattern=r"^\S+$")] | None = Field(
+        None, description="Repository for images of software environments: `registry.example.com/team/dask`."
+    )
+    image_registry_credentials: str | None = Field(
+        None, description="Name of the stored credentials (`ropewalk env credentials set`) that may push there."
+    )
     run_as_user: Annotated[int, Field(ge=1, lt=2**31)] | None = Field(
         1000, description="User id of nodes' processes; null where the cluster gives one itself, as OpenShift does."
     )

@@ -230,6 +230,25 @@ class Settings(BaseSettings):
         description="Where AWS's APIs are asked instead of at AWS's own addresses: an emulator, a VPC endpoint. It "
         "holds for all cloud accounts; no team can set it.",
     )
+    image_base: str = Field(
+        "docker.io/library/python:{python}-slim",
+        description="Image that packages of software environments are put upon; `{python}` stands for the version. Any "
+        "image with that Python on its PATH and glibc will do.",
+    )
+    image_cache_gib: Annotated[float, Field(gt=0, le=2**20)] = Field(
+        20, description="GiB of layers that are kept, so that they are not pulled and made again."
+    )
+    registry_ca_file: AbsolutePath | None = Field(
+        None, description="File with certificates (PEM) of registries, in place of the system's."
+    )
+    registries_without_tls: str | None = Field(
+        None, description="`host:port` of registries that are spoken to without TLS, separated by commas."
+    )
+    post_build_network: bool = Field(
+        False,
+        description="Give commands of `post_build` for images the network of the server. Whoever may make software "
+        "environments can then reach what the server can.",
+    )
     kubernetes_in_web: bool = Field(
         False,
         description="Offer Kubernetes in the web pages; by command line and API it is always there.",

@@ -31,6 +31,20 @@ class EcrImages:
         self._aws = aws
         self._infrastructure = infrastructure
 
+    @property
+    def repository(self) -> str:
+        return self._infrastructure.repository
+
+    async def find(self, digest: str) -> Image | None:
+        try:
+            answer = await self._call("DescribeImages", imageIds=[{"imageDigest": digest}])
+        except BackendError as error:
+            if aws_code(error) == "ImageNotFoundException":
+                return None
+            raise
+        found = answer.get("imageDetails") or ()
+        return self._image(found[0]) if found else None
+
     async def missing(self, digests: Sequence[str]) -> list[str]:
         batches = [digests[at : at + DIGESTS_PER_CALL] for at in range(0, len(digests), DIGESTS_PER_CALL)]
         answers = await asyncio.gather(

@@ -11,13 +11,16 @@ from ropewalk.schemas.environments import Platform
 from ropewalk.server.db.models import CloudAccount
 from ropewalk.server.environments.builder import Builder, Target
 from ropewalk.server.environments.files import Files
+from ropewalk.server.environments.oci.maker import ImageBuilder
+from ropewalk.server.environments.oci.sources import Registries
+from ropewalk.server.environments.places import CloudPlaces, platform_of, takes_images
 from ropewalk.server.environments.venvs import VenvBuilder
 
 if TYPE_CHECKING:
     from ropewalk.backends.port import Backend
     from ropewalk.server.context import Context
 
-__all__ = ["LOCAL", "builder_for", "files_of", "find_builder", "machine"]
+__all__ = ["LOCAL", "builder_for", "files_of", "find_builder", "image_builder", "machine"]
 
 LOCAL = "local"
 """The target of all cloud accounts whose nodes run on the server's machine."""
@@ -40,7 +43,33 @@ async def find_builder(context: Context, cloud: CloudAccount, account_id: str) -
         verdict = await backend.isolation()
         builder = VenvBuilder(files_of(context), isolated=verdict.isolated)
         return builder, Target(LOCAL, cloud.id, account_id, machine())
+    if takes_images(cloud):
+        return image_builder(context), Target(cloud.id, cloud.id, account_id, platform_of(cloud))
     return None
+
+
+def image_builder(context: Context) -> ImageBuilder:
+    """Return what builds images, as the operator's settings say.
+
+    Raises:
+        FixItError: The file with certificates of registries cannot be read.
+    """
+    settings, files = context.settings, files_of(context)
+    plain = (settings.registries_without_tls or "").split(",")
+    try:
+        ca = settings.registry_ca_file.read_text() if settings.registry_ca_file else None
+    except OSError as exc:
+        raise FixItError(f"The certificates of registries cannot be read: {exc.strerror}.") from None
+    registries = Registries(ca, tuple(each.strip() for each in plain if each.strip()))
+    return ImageBuilder(
+        folder=files.images,
+        cache=files.cache,
+        places=CloudPlaces(context, registries),
+        registries=registries,
+        base=settings.image_base,
+        network=settings.post_build_network,
+        keep_bytes=int(settings.image_cache_gib * 2**30),
+    )
 
 
 async def builder_for(context: Context, cloud: CloudAccount, account_id: str) -> tuple[Builder, Target]:

@@ -6,6 +6,7 @@
     ``wheels/<account id>/<sha256>/<name>.whl``      uploaded wheels
     ``logs/<build id>.log``                          logs of builds
     ``cache/``                                       uv's, of public indexes; ``cache-<account id>/`` of private ones
+    ``images/``                                      layers of images, and what was pulled and downloaded for them
     ``scratch/``                                     files of builds that run
 """
 
@@ -45,6 +46,10 @@ class Files:
     @property
     def scratch(self) -> Path:
         return self._folder("scratch", 0o700)
+
+    @property
+    def images(self) -> Path:
+        return self._folder("images", 0o700)
 
     def cache(self, account_id: str | None) -> Path:
         """Return uv's cache: one of its own for an account's private indexes, so that nobody else reads of it there."""

@@ -18,6 +18,7 @@ from ropewalk.server.environments.oci.blobs import Blobs, disk_errors
 from ropewalk.server.environments.oci.grouping import Group, Sized, split
 from ropewalk.server.environments.oci.layers import Entry, Layer, Tree, pack
 from ropewalk.server.environments.oci.platform import Platform
+from ropewalk.server.environments.oci.together import one_error
 from ropewalk.server.environments.resolve import WHEEL_URL
 
 __all__ = ["Assembly"]
@@ -50,7 +51,7 @@ class Assembly:
             TryAgainError: An index does not answer.
         """
         by_name = {package.name: package for package in packages}
-        with disk_errors(), tempfile.TemporaryDirectory(dir=self.scratch, prefix="layers-") as name:
+        with one_error(), disk_errors(), tempfile.TemporaryDirectory(dir=self.scratch, prefix="layers-") as name:
             folder = Path(name)
             program = await wheels.interpreter(self.python, self.cache, folder)
             if program is None:

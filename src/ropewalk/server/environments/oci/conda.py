@@ -35,7 +35,9 @@ _STANDING = {"site-packages": "lib/python{python}/site-packages", "python-script
 
 def _rattler() -> Any:
     try:
-        import rattler  # noqa: PLC0415 - 30 MB, for environments from conda only
+        import rattler.exceptions  # noqa: PLC0415 - 30 MB, for environments from conda only
+        import rattler.package  # noqa: PLC0415 - as above
+        import rattler.package_streaming  # noqa: PLC0415 - as above
     except ImportError:
         raise FixItError(
             "The server cannot build environments from conda packages: py-rattler is not installed.",
@@ -78,7 +80,9 @@ async def solve(spec: CondaSpec, python: str, platform: Platform, cache: Path) -
 
 def _virtual(rattler: Any, platform: Platform) -> list[Any]:
     def one(name: str, version: str, build: str = "0") -> Any:
-        return rattler.GenericVirtualPackage(rattler.PackageName(name), rattler.Version(version), build)
+        return rattler.GenericVirtualPackage(
+            rattler.PackageName(name), rattler.Version(version), rattler.package.BuildString(build)
+        )
 
     return [
         one("__unix", "0"),

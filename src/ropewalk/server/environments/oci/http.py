@@ -14,7 +14,7 @@ import httpx
 from ropewalk.errors import BackendError, FixItError, TryAgainError
 from ropewalk.server.environments.oci.access import Access, Challenge
 
-__all__ = ["RegistryHttp"]
+__all__ = ["RegistryHttp", "Sleep"]
 
 TRIES = 6
 """Of each request: with the delays below, a registry may be away for some 15 s."""
@@ -154,12 +154,15 @@ class RegistryHttp:
     async def _authenticate(self, answer: httpx.Response, scope: str) -> bool:
         """Get what the registry asked for; False: there is nothing (more) to offer."""
         challenge = Challenge.parse(answer.headers.get("WWW-Authenticate", ""))
+        sent = answer.request.headers.get("Authorization")
         if challenge.scheme == "basic":
-            offered, self._basic = self._basic, True
-            return not offered and self._access.basic() is not None
+            self._basic = True
+            return sent is None and self._access.basic() is not None
         if challenge.scheme != "bearer":
             return False
-        self._tokens[scope] = await self._token(challenge, scope)
+        known = self._tokens.get(scope)
+        if known is None or sent == f"Bearer {known}":  # else another request has got a new one meanwhile
+            self._tokens[scope] = await self._token(challenge, scope)
         return True
 
     async def _token(self, challenge: Challenge, scope: str) -> str:

@@ -14,9 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from ropewalk.backends.port import ImageStore
 from ropewalk.errors import BackendError, FixItError
-from ropewalk.schemas.environments import Lock
+from ropewalk.schemas.environments import EnvironmentSpec, Lock
 from ropewalk.server.environments import resolve
 from ropewalk.server.environments.builder import BuildRequest, BuildResult, Report, Target
 from ropewalk.server.environments.oci import base as bases
@@ -27,7 +26,7 @@ from ropewalk.server.environments.oci.blobs import Blobs, digest_of
 from ropewalk.server.environments.oci.image import Made, compose
 from ropewalk.server.environments.oci.layers import Layer, pack
 from ropewalk.server.environments.oci.platform import Platform
-from ropewalk.server.environments.oci.push import Pushed, push
+from ropewalk.server.environments.oci.push import Pushed, Store, push
 from ropewalk.server.environments.oci.reference import Reference
 from ropewalk.server.environments.oci.registry import Repository
 from ropewalk.server.environments.oci.sandbox import run_commands
@@ -44,7 +43,7 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 class Destination:
     """The registry of a cloud account."""
 
-    store: ImageStore
+    store: Store
     reference: Reference
     """The repository."""
     has: Callable[[str], Awaitable[bool]]
@@ -75,6 +74,20 @@ class ImageBuilder:
     """Reference of the image that packages are put upon; ``{python}`` stands for the version."""
     network: bool = False
     """Whether commands of ``post_build`` have the server's network."""
+    keep_bytes: int = 20 * 2**30
+    """Of blobs that are kept."""
+
+    def validate(self, spec: EnvironmentSpec, target: Target) -> None:
+        """Refuse what cannot be made here whatever the packages are."""
+        platform = Platform.parse(target.platform)
+        if spec.container is not None:
+            Reference.parse(spec.container, "container")
+        if spec.post_build and not platform.is_host:
+            raise FixItError(
+                f"The commands of post_build cannot be run: they are for {platform}, and the server is not.",
+                advice="Run them yourself when you build an image, and use that as container=.",
+                field="post_build",
+            )
 
     async def build(self, request: BuildRequest, report: Report) -> BuildResult:
         platform = Platform.parse(request.target.platform)
@@ -93,6 +106,7 @@ class ImageBuilder:
             await report.event(f"The image {reference} was pushed.", digest=made.digest)
         sent = {"sent_bytes": pushed.sent if pushed else 0, "sent_blobs": list(pushed.blobs) if pushed else []}
         size = sum(layer.size for layer in made.layers)
+        await asyncio.to_thread(self._blobs.prune, self.keep_bytes)
         details = {**sent, "digest": made.digest, "size": size}
         return BuildResult(lock, image=reference, reused=reused, details=details)
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 
-from ropewalk.backends.port import ImageStore
 from ropewalk.errors import BackendError, FixItError, NotFoundError, TryAgainError
 from ropewalk.schemas.images import PART_BYTES, Image
 from ropewalk.server.environments.oci.blobs import Blobs, disk_errors
 from ropewalk.server.environments.oci.image import Descriptor, Made
+from ropewalk.server.environments.oci.together import one_error
 
-__all__ = ["Pushed", "push"]
+__all__ = ["Pushed", "Store", "push"]
 
 AT_ONCE = 4
 """Blobs on their way: one stream rarely fills a line."""
@@ -22,6 +23,20 @@ FRESH_STARTS = 3
 
 Mount = Callable[[str], Awaitable[bool]]
 Fetch = Callable[[str], Awaitable[None]]
+
+
+class Store(Protocol):
+    """What is needed of a registry; see :class:`~ropewalk.backends.port.ImageStore`, which has all of it."""
+
+    async def missing(self, digests: Sequence[str]) -> list[str]: ...
+
+    async def begin(self, digest: str, size: int) -> str: ...
+
+    async def send(self, upload: str, first: int, data: bytes) -> int: ...
+
+    async def finish(self, upload: str, digest: str) -> None: ...
+
+    async def put(self, manifest: bytes, media_type: str, tag: str) -> Image: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +51,7 @@ class Pushed:
 
 
 async def push(
-    store: ImageStore,
+    store: Store,
     made: Made,
     blobs: Blobs,
     tag: str,
@@ -74,25 +89,15 @@ async def push(
             told(blob)
             return True
 
-    try:
+    with one_error():
         async with asyncio.TaskGroup() as group:
             tasks = {blob: group.create_task(bring(blob)) for blob in missing}
-    except BaseExceptionGroup as errors:
-        raise _first(errors) from None
     sent = [blob for blob, task in tasks.items() if task.result()]
     image = await store.put(made.manifest, made.media_type, tag)
     return Pushed(image, sum(blob.size for blob in sent), tuple(blob.digest for blob in sent))
 
 
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    found: BaseException = errors
-    while isinstance(found, BaseExceptionGroup):
-        known = [each for each in found.exceptions if isinstance(each, (FixItError, BaseExceptionGroup))]
-        found = (known or found.exceptions)[0]
-    return found
-
-
-async def _send(store: ImageStore, blob: Descriptor, blobs: Blobs) -> None:
+async def _send(store: Store, blob: Descriptor, blobs: Blobs) -> None:
     lost: BackendError | NotFoundError | None = None
     for _ in range(FRESH_STARTS):
         try:
@@ -110,7 +115,7 @@ async def _send(store: ImageStore, blob: Descriptor, blobs: Blobs) -> None:
     ) from lost
 
 
-async def _send_once(store: ImageStore, blob: Descriptor, blobs: Blobs) -> None:
+async def _send_once(store: Store, blob: Descriptor, blobs: Blobs) -> None:
     upload = await store.begin(blob.digest, blob.size)
     offset = 0
     while offset < blob.size:

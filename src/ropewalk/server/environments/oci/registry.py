@@ -48,7 +48,7 @@ class Manifest:
 
 
 class Repository:
-    """One repository. As an :class:`~ropewalk.backends.port.ImageStore`, images can be pushed to it."""
+    """One repository; as a :class:`~ropewalk.server.environments.oci.push.Store`, images can be pushed to it."""
 
     def __init__(self, http: RegistryHttp, reference: Reference) -> None:
         self._http = http

@@ -30,6 +30,9 @@ _KEPT_CAPS = (0, 1, 3, 4, 6, 7)
 """chown, dac_override, fowner, fsetid, setgid, setuid: for programs that install files."""
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 
+_PLACES = ("/tmp", "/mnt", "/run")  # noqa: S108 - covered by a file system of its own, seen by nobody else
+"""Folders of the machine that are covered, in here only, to make room for a path to the image."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -45,8 +48,9 @@ def _mount(source: str, target: str, kind: str | None, flags: int) -> None:
 
 def main(order: Mapping[str, object]) -> int:
     """Run the command; return its exit status."""
-    root, network = str(order["root"]), bool(order["network"])
+    network = bool(order["network"])
     try:
+        os.chdir(str(order["root"]))  # the user that it becomes may not enter the folders above
         _leave_rights()
         _namespaces(network=network)
     except OSError as exc:
@@ -54,7 +58,7 @@ def main(order: Mapping[str, object]) -> int:
         return CANNOT
     child = os.fork()
     if child == 0:
-        _inside(root, str(order["command"]), order["environ"], network=network)
+        _inside(str(order["command"]), order["environ"], network=network)
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status) % 256
 
@@ -77,10 +81,11 @@ def _namespaces(*, network: bool) -> None:
     Path("/proc/self/gid_map").write_text(f"0 {group} 1")
 
 
-def _inside(root: str, command: str, environ: object, *, network: bool) -> None:
+def _inside(command: str, environ: object, *, network: bool) -> None:
     """Become the command; never returns."""
     try:
         _call("prctl", _PR_SET_PDEATHSIG, 9, 0, 0, 0)
+        root = _stage()
         _furnish(root, network=network)
         _enter(root)
         _drop_capabilities()
@@ -96,9 +101,18 @@ def _inside(root: str, command: str, environ: object, *, network: bool) -> None:
         os._exit(127)
 
 
-def _furnish(root: str, *, network: bool) -> None:
+def _stage() -> str:
+    """Return where the present folder can be reached by a path that anybody may walk."""
     _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
-    _mount(root, root, None, _MS_BIND | _MS_REC)
+    place = next((each for each in _PLACES if Path(each).is_dir()), "/")
+    _mount("tmpfs", place, "tmpfs", _MS_NOSUID | _MS_NODEV)
+    root = f"{place}/root"
+    Path(root).mkdir()
+    _mount(".", root, None, _MS_BIND | _MS_REC)
+    return root
+
+
+def _furnish(root: str, *, network: bool) -> None:
     for name in ("proc", "dev", "tmp"):
         Path(root, name).mkdir(exist_ok=True)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import httpx
 
 from ropewalk.server.environments.builder import Credential
 from ropewalk.server.environments.oci.access import Access
-from ropewalk.server.environments.oci.http import RegistryHttp
+from ropewalk.server.environments.oci.http import RegistryHttp, Sleep
 from ropewalk.server.environments.oci.reference import Reference
 from ropewalk.server.environments.oci.registry import Repository
 
@@ -25,6 +26,8 @@ class Registries:
     """Certificates (PEM) to trust in place of the system's."""
     plain: tuple[str, ...] = ()
     """Hosts, with their ports, that are spoken to without TLS."""
+    sleep: Sleep = asyncio.sleep
+    """How to wait before another try."""
 
     @asynccontextmanager
     async def open(self, reference: Reference, credentials: Sequence[Credential] = ()) -> AsyncIterator[Repository]:
@@ -37,7 +40,7 @@ class Registries:
             ca=None if plain else self.ca,
             plain=plain,
         )
-        http = RegistryHttp(reference.host, access)
+        http = RegistryHttp(reference.host, access, self.sleep)
         try:
             yield Repository(http, reference)
         finally:
