@@ -338,12 +338,16 @@ def postgres_url(postgres: PostgresServer) -> Iterator[str]:
 def test_two_servers_share_a_postgresql_database_and_its_key(postgres_url: str, tmp_path: Path) -> None:
     key = tmp_path / "encryption.key"
     environment = {"ROPEWALK_DATABASE_URL": postgres_url, "ROPEWALK_ENCRYPTION_KEY_FILE": str(key)}
+    shared = {**environment, "ROPEWALK_LOCAL_DIR": str(tmp_path / "nodes")}
     with (
-        server_process(tmp_path / "one", **environment) as one,
-        server_process(tmp_path / "two", **environment) as two,
+        server_process(tmp_path / "one", **shared) as one,
+        server_process(tmp_path / "two", **shared) as two,
     ):
         one.wait_ready()
         two.wait_ready()
+        away = ropewalk("server", "start", "--data-dir", str(tmp_path / "three"), "--port", "0", **environment)
+        assert away.returncode == 2
+        assert "could neither see nor stop them" in away.stderr
         token = operator(tmp_path / "one", **environment)
         assert me(one, token).status_code == me(two, token).status_code == 200
         assert one.stop() == 0
