@@ -23,6 +23,9 @@ from ropewalk.server.web.deps import (
 
 router = APIRouter(prefix="/accounts/{account}/team", route_class=PageRoute, include_in_schema=False)
 
+BLANK = dict.fromkeys(("username", "role", "core_limit", "note", "days"), "")
+"""What forms hold in which nothing was typed."""
+
 Csrf = Annotated[str, Form(max_length=128)]
 Text = Annotated[str, Form(max_length=80)]
 Reader = Annotated[AccountVisit, require_session(Permission.ACCOUNT_MEMBERS_READ)]
@@ -167,6 +170,8 @@ async def _page(context: Context, visit: AccountVisit, **values: Any) -> Respons
     if caller.may(Permission.ACCOUNT_INVITATIONS_READ):
         waiting = await invitations.list_invitations(context, caller)
     defaults = {"form": "", "error": "", "field": None, "typed": {}, "made": None}
+    values = defaults | values
+    values["typed"] = BLANK | values["typed"]
     return await show(
         context,
         visit,
@@ -178,5 +183,6 @@ async def _page(context: Context, visit: AccountVisit, **values: Any) -> Respons
         default_limit=context.settings.default_member_core_limit,
         account_default=context.settings.default_account_core_limit,
         new_users=context.settings.invite_new_users,
-        **defaults | values,
+        blank=BLANK,
+        **values,
     )
