@@ -23,6 +23,10 @@ PARAMETERS = {
     "tag": "nothing",
     "invitation": "nothing",
     "upload": "nothing",
+    "build": "nothing",
+    "number": "1",
+    "sha256": "0" * 64,
+    "filename": "x-1-py3-none-any.whl",
 }
 """What stands for each path parameter but the account. A route with another one fails the tests until it is added."""
 
@@ -71,6 +75,9 @@ def test_what_only_administrators_and_operators_may_is_what_we_decided() -> None
         Permission.ACCOUNT_CLOUD_PREPARE,
         Permission.ACCOUNT_CLOUD_TEARDOWN,
         Permission.ACCOUNT_IMAGES_DELETE,
+        Permission.ACCOUNT_ENVIRONMENTS_UPDATE_ANY,
+        Permission.ACCOUNT_ENVIRONMENTS_DELETE_ANY,
+        Permission.ACCOUNT_INDEXES_DELETE,
         Permission.ACCOUNT_CLUSTERS_SCALE_ANY,
         Permission.ACCOUNT_CLUSTERS_UPDATE_ANY,
         Permission.ACCOUNT_CLUSTERS_STOP_ANY,

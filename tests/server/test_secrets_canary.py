@@ -36,6 +36,8 @@ WRONG_PASSWORD = "canary-wrong-password-peep"
 ENVIRON = "canary-environ-trill"
 CREDENTIAL = "canary-credential-warble"
 AWS_SECRET = "canary/aws/secret/of/a/team".ljust(40, "x")
+INDEX_USER = "canary-index-user-coo"
+INDEX_SECRET = "canary-index-password-caw"
 KUBE_TOKEN = "canary-kubernetes-token-hoot"
 
 
@@ -112,7 +114,10 @@ class Story:
         self.recorder = Recorder()
         self.secrets: dict[str, set[str]] = {
             secret: set()
-            for secret in (PASSWORD, NEW_PASSWORD, WRONG_PASSWORD, ENVIRON, CREDENTIAL, AWS_SECRET, KUBE_TOKEN)
+            for secret in (
+                *(PASSWORD, NEW_PASSWORD, WRONG_PASSWORD, ENVIRON, CREDENTIAL, AWS_SECRET, KUBE_TOKEN),
+                *(INDEX_USER, INDEX_SECRET),
+            )
         }
 
     async def client(self, token: str | None = None) -> httpx.AsyncClient:
@@ -228,6 +233,20 @@ class Story:
         assert (await ada.get(f"{path}/events")).status_code == 200
         assert (await ada.delete(f"{path}?force=true")).status_code == 200
 
+    async def index_credentials(self, ada: httpx.AsyncClient) -> None:
+        """Store credentials of a package index: right, misplaced, and in the address of a specification."""
+        path = "/api/v1/accounts/ada/index-credentials"
+        given = {"url": "https://index.example.org/simple", "username": INDEX_USER, "password": INDEX_SECRET}
+        assert (await ada.put(f"{path}/ours", json=given)).status_code == 200
+        assert (await ada.put(f"{path}/ours", json={**given, "password": [INDEX_SECRET]})).status_code == 422
+        assert (await ada.put(f"{path}/ours", json={**given, "url": f"https://a:{INDEX_SECRET}@b"})).status_code == 422
+        assert (await ada.get(path)).json()[0]["name"] == "ours"
+        for spec in (
+            {"pip": ["dask"], "extra_index_urls": [f"https://{INDEX_USER}:{INDEX_SECRET}@example.org/simple"]},
+            {"pip": [f"mine @ https://{INDEX_USER}:{INDEX_SECRET}@example.org/mine.whl"]},
+        ):
+            await self.post(ada, "/accounts/ada/environments", 422, name="bad", spec=spec)
+
     async def read_everything(self, root: httpx.AsyncClient, ada: httpx.AsyncClient) -> None:
         anyone = await self.client()
         for path in ("me", "tokens", "accounts", "clusters?state=all", "accounts/ada/cloud-account"):
@@ -247,6 +266,7 @@ async def test_secrets_are_nowhere_but_in_the_one_answer_that_gives_them(api: Ap
     await story.device()
     await story.clusters(ada)
     await story.cloud_accounts(ada)
+    await story.index_credentials(ada)
     await story.read_everything(root, ada)
     await ada.delete("/api/v1/accounts/ada/clusters/etl")
     stored, logged = await dump(api.context), logs.getvalue()
