@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ropewalk.schemas.identity import Member, MemberRole, Token, TokenCreated
+from ropewalk.schemas.identity import (
+    Invitation,
+    InvitationCreated,
+    Joined,
+    Member,
+    MemberRole,
+    Token,
+    TokenCreated,
+)
 from tests.cli.conftest import NOW, FakeServer, Run, account, event, user
 
 PASSWORD = "correct horse battery"
@@ -168,6 +176,49 @@ def test_a_member_is_set(run: Run, server: FakeServer) -> None:
     result = run("member", "set", "bob", "--role", "admin", "--core-limit", "8", "--account", "weather")
     assert server.bodies("PUT", "/accounts/weather/members/bob") == [{"role": "admin", "core_limit": 8}]
     assert "bob is admin of weather, at most 8 cores" in result.stdout
+
+
+def invitation(**changes: object) -> Invitation:
+    values = {
+        "id": "i-1",
+        "note": "Marie",
+        "role": MemberRole.MEMBER,
+        "core_limit": None,
+        "invited_by": "ada",
+        "created_at": NOW,
+        "expires_at": NOW + timedelta(days=7),
+        **changes,
+    }
+    return Invitation.model_validate(values)
+
+
+def test_the_link_of_an_invitation_is_alone_on_standard_output(run: Run, server: FakeServer) -> None:
+    link = "https://ropewalk.test/join/rwi_x"
+    made = InvitationCreated(**invitation().model_dump(), url=link)
+    server.answer("POST", "/accounts/weather/invitations", made)
+    result = run("member", "invite", "Marie", "--role", "admin", "--days", "3", "--account", "weather")
+    assert result.stdout == f"{link}\n"
+    assert "can join weather, once" in result.stderr
+    assert server.bodies("POST", "/accounts/weather/invitations") == [
+        {"role": "admin", "core_limit": None, "note": "Marie", "days": 3.0}
+    ]
+    assert run("member", "invite", "--days", "99").exit_code == 2
+
+
+def test_invitations_are_listed_and_revoked_with_consent(run: Run, server: FakeServer) -> None:
+    server.answer("GET", "/accounts/ada/invitations", [invitation()])
+    assert run("invitation", "list").stdout.splitlines()[1].split()[:3] == ["i-1", "Marie", "member"]
+    server.answer("DELETE", "/accounts/ada/invitations/i-1", None)
+    assert run("invitation", "revoke", "i-1").exit_code == 2
+    assert run("invitation", "revoke", "i-1", "--yes").exit_code == 0
+
+
+def test_an_invitation_is_accepted_by_its_link_which_is_on_no_command_line(run: Run, server: FakeServer) -> None:
+    server.answer("POST", "/invitations/accept", Joined(account="weather"))
+    result = run("invitation", "accept", "--link-stdin", stdin="https://ropewalk.test/join/rwi_x\n")
+    assert result.exit_code == 0, result.stderr
+    assert "You are a member of weather now" in result.stdout
+    assert server.bodies("POST", "/invitations/accept") == [{"token": "rwi_x"}]
 
 
 def test_a_role_that_does_not_exist_is_wrong_input(run: Run) -> None:

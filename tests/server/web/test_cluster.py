@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from ropewalk.server.events import EventCode, record
+from ropewalk.server.web.cluster import EVENTS
 from tests.server.web.test_clusters import create
 from tests.support.api import Api
 from tests.support.pages import Visitor
@@ -63,6 +65,38 @@ async def test_the_button_leads_to_the_dashboards_own_origin_with_a_ticket(api: 
     assert address is not None
     assert address.startswith(f"http://{path.rpartition('/')[2]}.localhost")
     assert "ticket=" in address
+
+
+async def test_of_many_events_the_newest_are_shown_and_the_earlier_are_a_link_away(api: Api) -> None:
+    ada, path = await opened(api)
+    now = api.context.clock.now()
+    async with api.context.db.transaction() as session:
+        for number in range(EVENTS + 5):
+            what = f"number {number} happened."
+            record(session, now, EventCode.CLUSTER_SCALED, what, cluster_id=path.rpartition("/")[2])
+            await session.flush()
+    await ada.open(path)
+    assert f"number {EVENTS + 4} happened" in ada.text
+    assert "number 4 happened" not in ada.text
+    earlier = ada.page.text.partition("Earlier events")[0].rpartition('href="')[2].partition('"')[0]
+    await ada.open(earlier.partition("#")[0])
+    assert "number 4 happened" in ada.text
+    assert "ada asked for etl" in ada.text
+    assert "Earlier events" not in ada.text
+    assert "sse-connect" not in ada.page.text, "what is past does not change"
+
+
+async def test_a_dashboards_page_leads_to_the_cluster_and_a_stranger_nowhere(api: Api) -> None:
+    ada, path = await opened(api)
+    cluster = path.rpartition("/")[2]
+    assert (await ada.open(f"/clusters/{cluster}")).url.path == path
+    await api.person("eve")
+    eve = await Visitor.make(api, "eve")
+    assert (await eve.open(f"/clusters/{cluster}")).status_code == 404
+    host = f"{cluster}.{api.context.settings.dashboard_domain}"
+    expired = await ada.client.get("/status", headers={"Host": host})
+    assert expired.status_code == 401
+    assert f'href="{api.context.settings.public_url}/clusters/{cluster}"' in expired.text
 
 
 @pytest.mark.parametrize("change", ["scale", "dashboard"])

@@ -6,8 +6,10 @@ import re
 
 import pytest
 
+from ropewalk.server.identity.browsers import name_of
 from tests.server.web.test_sign_in import PASSWORD, visitor
 from tests.support.api import Api
+from tests.support.clock import FakeClock
 from tests.support.pages import Visitor
 
 
@@ -59,6 +61,46 @@ async def test_one_sees_ones_sessions_and_ends_them_but_nobody_elses(api: Api) -
     await ada.submit("/profile/sessions/end")
     assert (await phone.open("/profile")).url.path == "/sign-in"
     assert (await ada.open("/profile")).url.path == "/profile"
+
+
+FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
+
+
+async def test_sessions_say_which_browser_they_are_of_and_all_others_end_at_once(api: Api, clock: FakeClock) -> None:
+    ada = await visitor(api)
+    ada.client.headers["User-Agent"] = FIREFOX
+    await ada.open("/sign-in?next=/profile")
+    await ada.submit("/sign-in", username="ada", password=PASSWORD)
+    others = [await Visitor.make(api, "ada") for _ in range(2)]
+    clock.advance(minutes=90)
+    await ada.open("/profile")
+    assert "Firefox on Linux (this one) 2026-01-02 04:34:05 UTC 2026-01-02 03:04:05 UTC" in ada.text
+    assert ada.text.count("unknown") == 4, "two rows, each with its button's name"
+    assert FIREFOX not in ada.page.text
+    await ada.submit("/profile/sessions/end-others")
+    assert "All your other sessions were ended" in ada.text
+    assert (await ada.open("/profile")).url.path == "/profile"
+    for other in others:
+        assert (await other.open("/profile")).url.path == "/sign-in"
+
+
+@pytest.mark.parametrize(
+    ("agent", "name"),
+    [
+        (FIREFOX, "Firefox on Linux"),
+        ("Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 Chrome/141.0 Safari/537.36 Edg/141.0",
+         "Edge on Windows"),
+        ("Mozilla/5.0 (iPhone; CPU iPhone OS 19_0 like Mac OS X) AppleWebKit/605 Version/19.0 Mobile Safari/604.1",
+         "Safari on iPhone"),
+        ("Mozilla/5.0 (Linux; Android 16) AppleWebKit/537.36 Chrome/141.0 Mobile Safari/537.36", "Chrome on Android"),
+        ("Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 Chrome/141.0 Safari/537.36",
+         "Chrome on macOS"),
+        ("<script>", None),
+        (None, None),
+    ],
+)  # fmt: skip
+def test_browsers_are_named_as_people_know_them(agent: str | None, name: str | None) -> None:
+    assert name_of(agent) == name
 
 
 async def test_a_token_is_shown_once_works_and_stops_when_it_is_revoked(api: Api) -> None:
