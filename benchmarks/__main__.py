@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.measure import LEAST_RUNS, surroundings, table
 from benchmarks.program import bounded
 
-NAMES = ("aws", "imports", "kubernetes", "reach", "server", "startup", "work")
+NAMES = ("aws", "environments", "imports", "kubernetes", "reach", "server", "startup", "web", "work")
 
 
 LIMIT_SECONDS = 900.0
