@@ -38,6 +38,8 @@ class LiveServer:
         self.port = 0
         self.url = ""
         self.token = ""
+        self.settings: dict[str, str] = {}
+        """Settings of its next start, by environment variable."""
         self._tag = secrets.token_hex(8)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -48,7 +50,7 @@ class LiveServer:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, "--port", str(self.port), "--data-dir", str(self.data), "--log-format", "json"],
-                env={**environ, "HOME": str(self.directory), "TEST_OF_ROPEWALK": self._tag},
+                env={**environ, **self.settings, "HOME": str(self.directory), "TEST_OF_ROPEWALK": self._tag},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -36,8 +36,10 @@ from ropewalk.server.web.deps import (
 
 router = APIRouter(prefix="/accounts/{account}/cloud-account", route_class=PageRoute, include_in_schema=False)
 
-EVENTS = 100
-"""How many of the newest events the page shows: preparing and removing everything are some 40."""
+EVENTS = 200
+"""How many of the newest events are looked at: preparing and removing everything are some 40."""
+FEW = 20
+"""How many of them are shown at first."""
 
 Csrf = Annotated[str, Form(max_length=128)]
 Which = Annotated[str, Query(alias="id", max_length=60)]
@@ -53,7 +55,9 @@ def address(visit: AccountVisit, page: str = "", which: str | None = None) -> st
 
 
 @router.get("")
-async def overview(context: ContextDep, visit: Reader, which: Which = "", done: Done = "") -> Response:
+async def overview(
+    context: ContextDep, visit: Reader, *, which: Which = "", done: Done = "", every: Annotated[bool, Query()] = False
+) -> Response:
     """Show where clusters run, and what is being done there."""
     cloud = await service.get_cloud_account(context, visit.caller, which or None)
     events = await work.latest_events(context, visit.caller, cloud.id, limit=EVENTS)
@@ -66,7 +70,8 @@ async def overview(context: ContextDep, visit: Reader, which: Which = "", done: 
         done=done,
         cloud=cloud,
         which=which,
-        events=events,
+        events=events if every else events[:FEW],
+        more=len(events) > FEW and not every,
         progress=progress(cloud, plan, events),
         rows=aws_console.rows(cloud),
         spoken=aws_console.spoken,

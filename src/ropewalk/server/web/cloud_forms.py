@@ -177,6 +177,18 @@ KUBERNETES_PARTS = (
         (
             Text("image", "Image", "Of nodes, where a cluster names none.", "registry.example.org/dask:1"),
             Text("image_pull_secrets", "Pull secrets", "Secrets in the namespace, one a line.", "registry", lines=True),
+            Text(
+                "image_registry",
+                "Repository for built images",
+                "Where images of software environments are pushed. Empty: none are built for it.",
+                "registry.example.org/team/dask",
+            ),
+            Text(
+                "image_registry_credentials",
+                "Its credentials, by name",
+                "The name under which `ropewalk env credentials set` stored who may push there.",
+                "registry",
+            ),
             Text("run_as_user", "User id", "Empty where Kubernetes gives one itself, as OpenShift does.", "1000"),
         ),
     ),

@@ -68,7 +68,7 @@ async def contexts(context: ContextDep, visit: Setter, request: Request) -> Resp
     except InputError as exc:
         found, error = [], str(exc)
     chosen = {"context": typed.get("context", "")}
-    values = {"contexts": found, "typed": chosen, "fragment_error": error, "field": None}
+    values = {"contexts": found, "typed": chosen, "fragment_error": error, "field": None, "error": ""}
     return await show(context, visit, "cloud/contexts.html", **values)
 
 
@@ -108,6 +108,7 @@ async def _page(context: Context, visit: AccountVisit, typed: Mapping[str, str],
         typed=shown,
         contexts=[],
         parts_of_form=cloud_forms.KUBERNETES_PARTS,
+        names=[*stored, "kubeconfig"],
         fragment_error="",
         open=any(shown[name] != usual[name] for name in fields) or values["field"] in fields,
         namespace=shlex.quote(namespace),

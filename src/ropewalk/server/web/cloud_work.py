@@ -1,12 +1,14 @@
 """What is done to a cloud account: checking, preparing, tearing down, forgetting. Each asks first."""
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Response
+from fastapi.responses import RedirectResponse
 
 from ropewalk.errors import ConflictError, NotFoundError
-from ropewalk.schemas.cloud_accounts import PreparePlan
+from ropewalk.schemas.cloud_accounts import CloudAccount, PreparePlan
 from ropewalk.server.cloud_accounts import forgetting, service, work
 from ropewalk.server.context import Context
 from ropewalk.server.identity.permissions import Permission
@@ -94,11 +96,13 @@ async def prepare(
         await work.prepare(context, visit.caller, cost, which or None)
     except ConflictError as exc:
         return await _prepare_page(context, visit, which, status=exc.http_status, error=str(exc))
-    return done(address(visit, which=which), "cloud-preparing")
+    return RedirectResponse(address(visit, which=which), status_code=303)
 
 
 async def _prepare_page(context: Context, visit: AccountVisit, which: str, **values: Any) -> Response:
     cloud = await service.get_cloud_account(context, visit.caller, which or None)
+    if _nothing_to_do(cloud, values):
+        return RedirectResponse(address(visit), status_code=303)
     plan: PreparePlan = await work.plan(context, visit.caller, which or None)
     values = {"error": "", "cloud": cloud, "which": which, "plan": plan, "step": step_of(cloud), **values}
     return await show(context, visit, "cloud/prepare.html", here="cloud", spoken=aws_console.spoken, **values)
@@ -128,11 +132,13 @@ async def teardown(
         return await _teardown_page(
             context, visit, which, status=exc.http_status, error=exc.message, clusters=clusters, typed=typed
         )
-    return done(address(visit, which=which), "cloud-teardown")
+    return RedirectResponse(address(visit, which=which), status_code=303)
 
 
 async def _teardown_page(context: Context, visit: AccountVisit, which: str, **values: Any) -> Response:
     cloud = await service.get_cloud_account(context, visit.caller, which or None)
+    if _nothing_to_do(cloud, values):
+        return RedirectResponse(address(visit), status_code=303)
     rows = [row for row in aws_console.rows(cloud) if row.owned]
     values = {"error": "", "field": None, "typed": "", "clusters": [], "cloud": cloud, "which": which, **values}
     return await show(context, visit, "cloud/teardown.html", here="cloud", rows=rows, **values)
@@ -171,9 +177,16 @@ async def forget(
 
 async def _forget_page(context: Context, visit: AccountVisit, which: str, **values: Any) -> Response:
     cloud = await service.get_cloud_account(context, visit.caller, which or None)
+    if _nothing_to_do(cloud, values):
+        return RedirectResponse(address(visit), status_code=303)
     held = [f"{row.kind} {row.id}" for row in aws_console.rows(cloud) if row.owned]
     values = {"error": "", "field": None, "held": held, "cloud": cloud, "which": which, **values}
     return await show(context, visit, "cloud/forget.html", here="cloud", **values)
+
+
+def _nothing_to_do(cloud: CloudAccount, values: Mapping[str, Any]) -> bool:
+    """Whether it is the operator's: whoever comes back to a page by the back button after forgetting is led on."""
+    return cloud.id is None and not values
 
 
 def _not_the_name(visit: AccountVisit) -> str:

@@ -24,6 +24,7 @@ KEPT = frozenset(
         *("execution_role_arn", "task_role_arn", "repository", "log_group", "log_retention_days", "image"),
         *("architecture", "allow_ingress_from", "peering", "access_key_id", "context", "namespace", "reach"),
         *("service_annotations", "image_pull_secrets", "run_as_user", "core_hour_price", "gib_hour_price", "currency"),
+        *("image_registry", "image_registry_credentials"),
     }
 )
 """Fields that may be in an address. Secrets are none of them, and a field that is added is none either."""

@@ -38,10 +38,8 @@ DONE = {
     "signed-out": "You are signed out.",
     "stopping": "The cluster was asked to stop.",
     "cloud-used": "New clusters run there from now on.",
-    "cloud-set": "Stored. AWS or Kubernetes knows the credentials, and what they may do was checked.",
+    "cloud-set": "Stored, and what it may do was checked just now.",
     "cloud-checked": "It was checked just now.",
-    "cloud-preparing": "Preparing has begun. The server goes on with it, also when you close this page.",
-    "cloud-teardown": "Removing has begun. The server goes on with it, also when you close this page.",
     "cloud-forgotten": "It was forgotten, with its credentials.",
     "scaled": "The new number of workers was written down; the cluster follows.",
 }
@@ -70,9 +68,19 @@ def _day(moment: datetime) -> Markup:
     return Markup('<time datetime="{}" data-day>{}</time>').format(moment.isoformat(), f"{moment:%Y-%m-%d}")
 
 
+def _prose(text: str) -> Markup:
+    """Return a sentence whose commands and names, between backticks as everywhere in messages, look like code."""
+    parts = text.split("`")
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 and number < len(parts) - 1 else part
+        for number, part in enumerate(parts)
+    )
+
+
 _templates.globals.update(asset=assets.url, icon=assets.icon, done_texts=DONE, version=__version__)
 _templates.filters.update(
     time=_time,
+    prose=_prose,
     day=_day,
     memory=formats.memory,
     money=formats.money,

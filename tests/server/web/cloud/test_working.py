@@ -52,7 +52,8 @@ async def test_what_it_costs_is_consented_to_before_it_is_made(page: Page, world
     text = await page.open("/prepare")
     assert "While no cluster runs $32.85" in text
     assert "Make it, for $32.85 a month" in text
-    assert "Preparing has begun" in await page.submit("/prepare")
+    await page.submit("/prepare")
+    assert page.visitor.page.url.path == HOME
     await page.until("ready")
     text = await page.open()
     for part in ("State ready", "Cost while idle $32.85 a month", "memory-nat", "Set by ada", "Signed in as arn:aws"):
@@ -138,7 +139,7 @@ async def test_removing_asks_for_the_name_and_lists_what_goes(page: Page, world:
     assert page.marked() == ["typed"]
     assert "Nothing was done" in text
     aws.inject("teardown", TryAgainError("AWS is slow."), node="role", times=1)
-    assert "Removing has begun" in await page.submit("/teardown", {"typed": "ada"})
+    assert "Removing what was made" in await page.submit("/teardown", {"typed": "ada"})
 
     async def waits() -> bool:
         return "It is tried again by itself" in await page.open()
@@ -208,3 +209,5 @@ async def test_the_operators_own_is_not_theirs_to_change(page: Page) -> None:
         answer = await page.visitor.client.post(f"{HOME}{path}", data={"csrf": csrf[1], "typed": "ada"})
         assert answer.status_code == 409, path
         assert "operator" in answer.text
+        await page.open(path)
+        assert page.visitor.page.url.path == HOME, "by the back button, after it was forgotten"
