@@ -91,6 +91,51 @@
     toEnd();
   }
 
+<<<<<<< ours
+=======
+  document.addEventListener("scroll", function (event) {
+    var box = event.target;
+    var follow = box.id && follower(box);
+    if (follow) { follow.checked = box.scrollHeight - box.scrollTop - box.clientHeight < 24; }
+  }, true);
+
+  document.addEventListener("htmx:sseMessage", function (event) {
+    var target = event.target.getAttribute("hx-target");
+    var list = target === "#lines" && document.getElementById("lines");
+    while (list && list.childElementCount > KEPT_LINES) { list.firstElementChild.remove(); }
+    if (list) { followAll(); }
+  });
+
+  document.addEventListener("change", function (event) {
+    if (event.target.matches("[data-follow]")) { followAll(); }
+  });
+
+  // While the stream of a live page is broken, the page says so; the browser tries again by itself.
+  var PATIENCE = 3000;  // of milliseconds: longer than a browser waits before it tries again
+  var broken = null;
+
+  function showLost() { document.getElementById("lost").hidden = false; }
+  function lost() { broken = broken || setTimeout(showLost, PATIENCE); }
+  function found() {
+    clearTimeout(broken);
+    broken = null;
+    document.getElementById("lost").hidden = true;
+  }
+
+  document.addEventListener("htmx:sseOpen", found);
+  document.addEventListener("htmx:sendError", lost);
+  document.addEventListener("htmx:sseError", function (event) {
+    lost();
+    // Refused, not interrupted: the session may have ended. Asking for the page itself leads to the sign-in then.
+    var live = event.detail.source.readyState === EventSource.CLOSED && event.target.querySelector("[hx-get]");
+    if (live) { window.htmx.trigger(live, "sse:changed"); }
+  });
+  document.addEventListener("htmx:responseError", function (event) {
+    // What the page is about is not there any more, or not for this person: the server's own page says so.
+    if ([403, 404].includes(event.detail.xhr.status)) { location.reload(); }
+  });
+
+>>>>>>> theirs
   document.addEventListener("htmx:afterSettle", function (event) {
     localTimes(event.target);
     unhide(event.target);
