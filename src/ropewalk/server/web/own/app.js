@@ -91,25 +91,6 @@
     toEnd();
   }
 
-<<<<<<< ours
-=======
-  document.addEventListener("scroll", function (event) {
-    var box = event.target;
-    var follow = box.id && follower(box);
-    if (follow) { follow.checked = box.scrollHeight - box.scrollTop - box.clientHeight < 24; }
-  }, true);
-
-  document.addEventListener("htmx:sseMessage", function (event) {
-    var target = event.target.getAttribute("hx-target");
-    var list = target === "#lines" && document.getElementById("lines");
-    while (list && list.childElementCount > KEPT_LINES) { list.firstElementChild.remove(); }
-    if (list) { followAll(); }
-  });
-
-  document.addEventListener("change", function (event) {
-    if (event.target.matches("[data-follow]")) { followAll(); }
-  });
-
   // While the stream of a live page is broken, the page says so; the browser tries again by itself.
   var PATIENCE = 3000;  // of milliseconds: longer than a browser waits before it tries again
   var broken = null;
@@ -135,7 +116,6 @@
     if ([403, 404].includes(event.detail.xhr.status)) { location.reload(); }
   });
 
->>>>>>> theirs
   document.addEventListener("htmx:afterSettle", function (event) {
     localTimes(event.target);
     unhide(event.target);
