@@ -52,10 +52,11 @@ def show_cloud_account(account: str, cloud: CloudAccount) -> None:
         ("Credentials", "stored" if cloud.has_credentials else "none needed"),
         ("Identity", f"{identity.name} ({identity.owner})" if identity else None),
         ("External id", cloud.external_id),
+        ("Set by", f"{cloud.set_by}, {output.when(cloud.set_at)}" if cloud.set_at else None),
         ("Monthly cost", f"{cloud.monthly_cost:.2f} USD while no cluster runs" if cloud.monthly_cost else None),
         ("Updated", cloud.updated_at),
     ]
-    hidden = () if cloud.id else ("Id", "Identity", "Monthly cost")
+    hidden = () if cloud.id else ("Id", "Identity", "Set by", "Monthly cost")
     output.facts([(name, value) for name, value in pairs if name not in hidden] + sorted(cloud.settings.items()))
     if cloud.resources:
         output.say("")
