@@ -42,9 +42,7 @@ async def test_a_secret_is_stored_nowhere_and_listed_never(api: Api) -> None:
     (listed,) = (await ada.client.get(PATH)).json()
     assert (listed["note"], listed["role"], listed["core_limit"], listed["invited_by"]) == ("Marie", "admin", 4, "ada")
     async with api.context.db.read() as session:
-        rows = (await session.execute(text("SELECT * FROM invitations"))).all() + (
-            await session.execute(text("SELECT * FROM events"))
-        ).all()
+        rows = [(await session.execute(text(f"SELECT * FROM {table}"))).all() for table in ("invitations", "events")]
     assert secret not in f"{listed} {rows}"
     assert secret[4:] not in f"{listed} {rows}"
 

@@ -68,11 +68,12 @@ class World:
             "jwks_uri": "jwks",
             "userinfo_endpoint": "userinfo",
         }
-        return {
+        own = {
             "issuer": self.issuer,
             **{name: f"{self.issuer}/{path}" for name, path in ends.items()},
             "authorization_response_iss_parameter_supported": True,
-        } | self.set["metadata"]
+        }
+        return {**own, **self.set["metadata"]}
 
     def id_token(self, request: Mapping[str, str], person: str) -> str:
         now = self.set["now"] or int(time.time())
@@ -89,7 +90,7 @@ class World:
         key = self.keys.keys[0]
         algorithm = "RS256" if key.key_type == "RSA" else "ES256"
         if self.set.get("forge"):
-            key, algorithm = RSAKey.generate_key(2048, {"kid": key.kid}), "RS256"
+            key, algorithm = RSAKey.generate_key(2048, {"kid": str(key.kid)}), "RS256"
         return jwt.encode({"alg": algorithm, "kid": key.kid}, claims, key)
 
 

@@ -256,8 +256,8 @@ def test_the_secret_is_read_from_a_file_that_nobody_else_can_read(tmp_path: Path
     file = tmp_path / "secret"
     file.write_text(f"{SECRET}\n")
     file.chmod(0o644)
-    own = {"oidc_issuer": "https://id.example", "oidc_client_id": CLIENT, "oidc_client_secret_file": file}
-    settings = Settings(data_dir=tmp_path, **own)
+    issuer = "https://id.example"
+    settings = Settings(data_dir=tmp_path, oidc_issuer=issuer, oidc_client_id=CLIENT, oidc_client_secret_file=file)
     with pytest.raises(SettingsError, match="can be used by other users"):
         make_provider(settings)
     file.chmod(0o600)
