@@ -323,9 +323,10 @@ class Cluster(DaskCluster):
             raise
 
     def _said(self, text: str) -> None:
-        """Note what a build of a software environment says."""
+        """Show what a build of a software environment says."""
         for line in text.splitlines():
             logger.debug("environment: %s", line)
+            self._progress.note(line)
 
     def _be_patient(self, waits: bool) -> None:
         """Let the time for the start begin when packages are there: a build takes as long as it takes."""

@@ -87,6 +87,11 @@ class Progress:
         self.story.steps.append(Step(text, now))
         self._update()
 
+    def note(self, text: str) -> None:
+        """Show what was last said by what is waited for."""
+        self.story.nodes = text
+        self._update()
+
     def cluster(self, detail: ClusterDetail) -> None:
         """Show how many nodes are there."""
         self.story.nodes = nodes_line(detail)

@@ -46,7 +46,8 @@ def specification(
         fields |= read_conda(conda)
     if pip is not None:
         read = read_pip(pip)
-        read["pip"] = [*fields["pip"], *read["pip"]]
+        for name in ("pip", "extra_index_urls"):
+            read[name] = [*fields[name], *read[name]]
         fields |= read
     fields["python"] = python or fields["python"]
     fields["extra_index_urls"] = [*fields["extra_index_urls"], *extra_index_urls]

@@ -97,7 +97,8 @@ def _patterns(project: Path) -> list[str]:
 
 def _matches(relative: Path, pattern: str) -> bool:
     if "/" in pattern:
-        return fnmatch(relative.as_posix(), pattern.lstrip("/")) or fnmatch(relative.as_posix(), f"{pattern}/*")
+        below = pattern.lstrip("/")
+        return fnmatch(relative.as_posix(), below) or fnmatch(relative.as_posix(), f"{below}/*")
     return any(fnmatch(part, pattern) for part in relative.parts)
 
 
