@@ -55,9 +55,10 @@ def _who(node: Node, headline: str) -> str:
 
 
 def _silent(nodes: list[Node]) -> Node | None:
-    """Return the scheduler if it is what does not come up."""
-    waiting = (NodeState.PENDING, NodeState.STARTING)
-    return next((node for node in nodes if node.role is NodeRole.SCHEDULER and node.state in waiting), None)
+    """Return the scheduler if it is what does not come up, else a worker of which it is known why it waits."""
+    waiting = [node for node in nodes if node.state in (NodeState.PENDING, NodeState.STARTING)]
+    scheduler = next((node for node in waiting if node.role is NodeRole.SCHEDULER), None)
+    return scheduler or next((node for node in waiting if node.reason), None)
 
 
 def _became(node: Node) -> str:

@@ -71,6 +71,7 @@ class EventCode(StrEnum):
     CLUSTER_LIMITS_SET = "cluster.limits_set"
     NODE_LAUNCHED = "node.launched"
     NODE_LAUNCH_FAILED = "node.launch_failed"
+    NODE_WAITING = "node.waiting"
     NODE_READY = "node.ready"
     NODE_RETIRING = "node.retiring"
     NODE_STOPPING = "node.stopping"
@@ -137,6 +138,7 @@ MEANINGS: Mapping[EventCode, str] = {
     EventCode.CLUSTER_LIMITS_SET: "Somebody changed the times after which it ends by itself.",
     EventCode.NODE_LAUNCHED: "Nodes were started by the cloud.",
     EventCode.NODE_LAUNCH_FAILED: "A node could not be started; the sentence says why and whether it is tried again.",
+    EventCode.NODE_WAITING: "A node was launched, and does not run yet; the sentence says why and what helps.",
     EventCode.NODE_READY: "A node joined the cluster.",
     EventCode.NODE_RETIRING: "A worker hands over its results before it is stopped.",
     EventCode.NODE_STOPPING: "A node was asked to stop.",

@@ -138,6 +138,21 @@ async def test_a_launch_that_fails_for_a_while_is_tried_again(fleet: Fleet) -> N
     assert any("There is no capacity in this zone." in event.message for event in events)
 
 
+async def test_a_node_that_waits_for_long_says_why_and_only_once(running: Fleet) -> None:
+    running.cloud.launch_latency = 600
+    await running.create(n_workers=1)
+    await eventually(lambda: running.cloud.launches() == 2)
+    running.tick(25)
+    await eventually(partial(running.codes_contain, "node.waiting"))
+    waiting = await running.get()
+    assert {node.reason for node in waiting.nodes} == {"It is being provisioned."}
+    running.tick(25)
+    await running.scale(2)
+    await eventually(lambda: running.cloud.launches() == 3)
+    told = [event for event in await running.events() if event.code == "node.waiting"]
+    assert [event.message for event in told] == ["The scheduler and 1 worker are waiting: It is being provisioned."]
+
+
 async def test_an_answer_that_got_lost_starts_nothing_twice(running: Fleet) -> None:
     running.cloud.inject("launch", TryAgainError("The connection broke.", delay=0.01), effect=True)
     await running.create(n_workers=3)

@@ -261,6 +261,7 @@ class Actor:
     ) -> None:
         rows = {node.name: node for node in nodes}
         await store.mark_nodes(session, cluster, actions, now)
+        store.note_waiting(session, cluster, rows, actions, now)
         for action in actions:
             for name in action.names:
                 if action.kind is ActionKind.LAUNCH:

@@ -42,6 +42,9 @@ MAX_BACKOFF = 300.0
 """Seconds between two replacements of workers that keep failing, at the most."""
 
 
+WAITING_TOLD = timedelta(seconds=20)
+"""Why a node waits is told after so long: usually there is room, and its image is near."""
+
 FALLS_BACK = "The cloud took it for spot capacity, and had none. Another takes its place on demand."
 """Why a worker that never ran is let go where a fall-back is wished; it is no failure to start."""
 
@@ -66,6 +69,7 @@ class ActionKind(StrEnum):
     MARK_NODE = "mark_node"
     MARK_CLUSTER = "mark_cluster"
     ATTENTION = "attention"
+    WAITING = "waiting"
     LINK_LOST = "link_lost"
     LINK_BACK = "link_back"
     WAKE_AT = "wake_at"
@@ -198,6 +202,22 @@ def plan(cluster: ClusterView, now: datetime) -> Sequence[Action]:
 
 
 def _note_what_was_seen(todo: _Plan) -> None:
+    _note_states(todo)
+    waiting = [node for node in todo.nodes(NodeState.STARTING) if _waits(node)]
+    due = [node for node in waiting if todo.now - (node.started_at or todo.now) >= WAITING_TOLD]
+    for reason in dict.fromkeys(node.seen_reason for node in due):
+        names = tuple(node.name for node in due if node.seen_reason == reason)
+        todo.add(ActionKind.WAITING, names=names, reason=reason)
+    todo.wake_at(node.started_at + WAITING_TOLD for node in waiting if node.started_at is not None)
+
+
+def _waits(node: NodeView) -> bool:
+    """Whether there is something new to tell of why a node that was launched does not run."""
+    seen = node.state is NodeState.STARTING and node.answer is Answer.RUNNING
+    return seen and node.seen_reason is not None and node.seen_reason != node.reason
+
+
+def _note_states(todo: _Plan) -> None:
     for node in todo.cluster.nodes:
         if not node.state.live or node.state is NodeState.PENDING:
             if node.state is NodeState.PENDING and _is_up(todo.cluster, node):

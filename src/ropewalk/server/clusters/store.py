@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from ropewalk.backends.port import NodeHandle, Sighting
 from ropewalk.schemas.clusters import ClusterState, NodeRole, NodeState
 from ropewalk.server.clusters.links import Status
-from ropewalk.server.clusters.plan import Action, ClusterView, NodeView
+from ropewalk.server.clusters.plan import Action, ActionKind, ClusterView, NodeView
 from ropewalk.server.clusters.reasons import Ending
 from ropewalk.server.clusters.silence import Silence
 from ropewalk.server.db.models import Cluster, Event, Node
@@ -186,6 +186,21 @@ async def mark_nodes(session: AsyncSession, cluster: Cluster, actions: Sequence[
         tell_nodes(session, cluster, now, code, names, verb=verb, reason=reason, level=level)
 
 
+def note_waiting(
+    session: AsyncSession, cluster: Cluster, rows: Mapping[str, Node], actions: Sequence[Action], now: datetime
+) -> None:
+    """Write why nodes wait; an event tells only of the first reason, since clouds say the same in changing words."""
+    for action in actions:
+        if action.kind is not ActionKind.WAITING:
+            continue
+        fresh = [name for name in action.names if rows[name].reason is None]
+        for name in action.names:
+            rows[name].reason = action.reason
+        if fresh:
+            code = EventCode.NODE_WAITING
+            tell_nodes(session, cluster, now, code, fresh, verb="is waiting", reason=action.reason, level="warning")
+
+
 def tell_nodes(
     session: AsyncSession,
     cluster: Cluster,
@@ -234,7 +249,7 @@ def _changes(action: Action, now: datetime) -> dict[str, Any]:
     if state is NodeState.STARTING:
         changes["started_at"] = now
     elif state is NodeState.READY:
-        changes["ready_at"] = now
+        changes |= {"ready_at": now, "reason": None}  # of having waited
     elif not state.live:
         changes |= {"stopped_at": now, "exit_code": action.exit_code, "permanent": action.permanent}
     return changes
