@@ -133,6 +133,19 @@ class TestLaunch:
         families = account.aws.client("ecs").list_task_definitions()["taskDefinitionArns"]
         assert len({family.rpartition(":")[0] for family in families}) == 1
 
+    async def test_whose_task_definition_somebody_removed_is_made_with_another(self, account: Account) -> None:
+        first = await account.launch("w1")
+        ecs = account.aws.client("ecs")
+        (definition,) = ecs.list_task_definitions()["taskDefinitionArns"]
+        ecs.deregister_task_definition(taskDefinition=definition)
+        (refused,) = await account.launch("w2")
+        assert isinstance(refused.error, TryAgainError)
+        assert "registered anew" in str(refused.error)
+        second = await account.launch("w2", attempt=2)
+        account.restart()  # knows nothing, and is told of an old one
+        third = await account.launch("w3")
+        assert arns([*first, *second, *third]) == sorted(account.tasks())
+
     async def test_without_the_right_nothing_runs_and_the_right_is_named(self, account: Account) -> None:
         everything_else = ["ecs:Describe*", "ecs:List*", "ecs:Register*", "ecs:TagResource", "iam:PassRole"]
         account.aws.set_policy(everything_else)

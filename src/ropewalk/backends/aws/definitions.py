@@ -146,10 +146,13 @@ class Definitions:
     async def _ensure(self, body: dict[str, Any]) -> None:
         # RegisterTaskDefinition may be called once a second only, DescribeTaskDefinition twenty times.
         try:
-            await self._aws.call("ecs", "DescribeTaskDefinition", taskDefinition=body["family"])
+            found = await self._aws.call("ecs", "DescribeTaskDefinition", taskDefinition=body["family"])
         except BackendError as exc:
             if aws_code(exc) != "ClientException":  # "Unable to describe task definition."
                 raise
+            found = {}
+        # One that teardown, or somebody, deregistered may still be described, but not run.
+        if not found or found["taskDefinition"].get("status", "ACTIVE") != "ACTIVE":
             await self._aws.call("ecs", "RegisterTaskDefinition", **body)
 
 

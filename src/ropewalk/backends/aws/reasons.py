@@ -146,8 +146,14 @@ def refusal(failure: Mapping[str, Any], *, spot: bool) -> BackendError:
 
 
 def passing(error: BackendError) -> TryAgainError | None:
-    """Return the error for a refusal that passes by itself: a role that was made just now is not known everywhere."""
+    """Return the error for a refusal that passes by itself.
+
+    A role that was made just now is not known everywhere; a task definition that was removed is registered anew.
+    """
     said = str(error.details.get("aws_message") or "")
+    if re.search(r"TaskDefinition (not found|is inactive)", said):
+        text = "The task definition was removed from the AWS account: it is registered anew."
+        return TryAgainError(text, delay=1.0, details=error.details)
     if not re.search(r"role is not valid|unable to assume the role", said, re.IGNORECASE):
         return None
     return TryAgainError(
