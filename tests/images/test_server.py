@@ -1,0 +1,91 @@
+"""As a user does it: the command line, a real server, a cloud account in AWS or one that names a registry."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from ropewalk.client import calls
+from ropewalk.client.http import Api
+from ropewalk.errors import ConflictError
+from ropewalk.schemas.aws import AwsSettings
+from ropewalk.schemas.cloud_accounts import CloudState, PrepareRequest, SetAws
+from ropewalk.schemas.clusters import ClusterCreate, ClusterDetail
+from ropewalk.schemas.identity import SetupRequest
+from tests.images.conftest import layer, put_image
+from tests.support import packages
+from tests.support.ministack import REGION, Double
+from tests.support.packages import make_wheel
+from tests.support.registry import Registry
+from tests.support.server_process import PROGRAM, server_process
+from tests.support.waiting import wait_until
+
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+@pytest.fixture
+def team(aws: Double, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    """A server whose only user, ada, has an AWS account that is prepared."""
+    base = [layer([(f"usr/bin/python{PYTHON}", b""), ("usr/bin/python3", f"python{PYTHON}")])]
+    put_image(registry.host, f"base/python:{PYTHON}", base, config={"Env": ["PATH=/usr/bin"]})
+    monkeypatch.setenv("ROPEWALK_IMAGE_BASE", f"{registry.host}/base/python:{{python}}")
+    with server_process(tmp_path / "data", ROPEWALK_AWS_ENDPOINT_URL=aws.endpoint) as server:
+        server.wait_ready()
+        code = (tmp_path / "data" / "setup-code").read_text().strip()
+        wish = SetupRequest.model_validate({"code": code, "username": "ada", "password": secrets.token_hex(12)})
+        with Api(server.url) as nobody:
+            token = nobody(calls.setup(wish)).token
+        monkeypatch.setenv("DASK_ROPEWALK__SERVER", server.url)
+        monkeypatch.setenv("DASK_ROPEWALK__TOKEN", token)
+        with Api(server.url, token) as api:
+            settings = AwsSettings(region=REGION, allow_ingress_from=["127.0.0.1/32"])
+            api(calls.set_cloud_account("ada", SetAws(kind="aws", settings=settings, credentials=aws.make_user())))
+            api(calls.prepare_cloud_account("ada", PrepareRequest()))
+            wait_until(lambda: api(calls.get_cloud_account("ada")).state is CloudState.READY, within=120)
+            yield api
+
+
+def test_an_environment_becomes_an_image_in_the_teams_own_registry(team: Api, tmp_path: Path) -> None:
+    def run(*arguments: str, status: int = 0) -> str:
+        done = subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    index = tmp_path / "index"
+    for name, requires in (("dask", []), ("distributed", ["dask"])):
+        make_wheel(index, name, requires=requires)
+    with packages.served(index) as site:
+        url = ("--index-url", f"{site.url}/simple/")
+        told = run("env", "create", "flights", "--pip", "distributed", "--python", PYTHON, *url)
+        assert "was pushed" in told
+        (image,) = json.loads(run("image", "list", "--json"))
+        found = json.loads(run("env", "inspect", "flights", "--json"))
+        (build,) = found["versions"][0]["builds"]
+        assert build["image"].endswith(image["digest"])
+        assert "Layer 2 packages" in run("env", "log", "flights")
+        refused = run("env", "create", "broken", "--pip", "no-such-thing", "--python", PYTHON, *url, status=1)
+        assert "no-such-thing" in refused
+        run("image", "delete", image["digest"], "--yes")
+        wish = ClusterCreate(software="flights", n_workers=1)
+        with pytest.raises(ConflictError, match="is being built") as caught:
+            team(calls.create_cluster("ada", wish))
+        assert caught.value.details["environment"] == "building"
+        (again,) = wait_until(lambda: json.loads(run("image", "list", "--json")), within=60)
+        assert again["digest"] == image["digest"]
+
+        def made() -> ClusterDetail | None:
+            with suppress(ConflictError):  # until the build has been noted
+                return team(calls.create_cluster("ada", wish))
+            return None
+
+        cluster = wait_until(made, within=60)
+        assert cluster is not None
+        assert cluster.software == "flights:1"
+        team(calls.stop_cluster("ada", cluster.name))
