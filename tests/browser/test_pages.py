@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from ropewalk.client import calls
-from ropewalk.schemas.clusters import ClusterCreate
+from ropewalk.schemas.clusters import ClusterCreate, ConfigurationSet
 from ropewalk.schemas.identity import UserCreate
+from ropewalk.server.app import create_app
+from ropewalk.server.settings import Settings
 from tests.browser.conftest import ARTEFACTS, LiveServer
+from tests.server.test_permissions import PARAMETERS
+from tests.support.filling import end_sessions, ended_clusters
+from tests.support.routes import declared
 from tests.support.waiting import wait_until
 
 AXE = Path(__file__).parents[2] / ".cache" / "axe.js"
@@ -21,6 +28,7 @@ AXE = Path(__file__).parents[2] / ".cache" / "axe.js"
 PASSWORD = "correct horse battery"
 PATIENCE = 60_000
 """Milliseconds: the machine may be busy."""
+expect.set_options(timeout=PATIENCE)
 SMALL = {"worker_cpu": 1, "worker_memory": "1 GiB", "scheduler_memory": "1 GiB"}
 
 
@@ -102,10 +110,11 @@ def create(server: LiveServer, name: str) -> None:
         api(calls.create_cluster("ada", wish, reattach=False))
 
 
-def violations(page: Page) -> list[dict[str, Any]]:
-    """Return what axe finds serious; run by the browser's debugger, which the content policy lets."""
+def violations(page: Page, *, only: str | None = None) -> list[dict[str, Any]]:
+    """Return what axe finds serious, by all rules or *only* one; run by the debugger, which the content policy lets."""
     page.evaluate(AXE.read_text())
-    found: dict[str, Any] = page.evaluate("axe.run()")
+    rules = "" if only is None else json.dumps({"runOnly": [only]})
+    found: dict[str, Any] = page.evaluate(f"axe.run({rules})")
     serious = [each for each in found["violations"] if each["impact"] in ("serious", "critical")]
     return [{"id": each["id"], "where": [node["html"][:200] for node in each["nodes"][:3]]} for each in serious]
 
@@ -144,7 +153,10 @@ def test_a_cluster_appears_becomes_ready_and_is_stopped_without_a_reload(ready: 
 def test_the_table_follows_again_after_a_restart_of_the_server(ready: LiveServer, page: Page) -> None:
     sign_in(page, ready)
     ready.stop()
+    expect(page.get_by_text("The server cannot be reached")).to_be_visible(timeout=PATIENCE)
+    look(page, "server-lost")
     ready.start()
+    expect(page.get_by_text("The server cannot be reached")).to_be_hidden(timeout=PATIENCE)
     create(ready, "after")
     expect(page.get_by_role("row", name="after")).to_be_visible(timeout=PATIENCE)
     with ready.api() as api:
@@ -153,15 +165,130 @@ def test_the_table_follows_again_after_a_restart_of_the_server(ready: LiveServer
     expect(page.get_by_role("row", name="after")).to_have_count(0, timeout=PATIENCE)
 
 
-@pytest.mark.parametrize("path", ["/profile", "/profile/tokens", "/device", "/nowhere", "/accounts/ada/clusters"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_serious_keeps_people_from_using_a_page(ready: LiveServer, page: Page, path: str, scheme: str) -> None:
-    page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
-    sign_in(page, ready)
-    page.goto(ready.url + path)
-    assert page.locator("html").get_attribute("data-bs-theme") == scheme
-    assert violations(page) == []
-    look(page, "page" + path.replace("/", "-"))
+def walked(app: FastAPI, **values: str) -> list[str]:
+    """Return the address of every page, with *values* for its parameters; what is no page of its own is left out."""
+    left_out = re.compile(
+        r"^/(healthz|readyz|metrics|static/.*|sign-in/sso.*|setup|operator)$|/live$|\.csv$|\.json$|/download$"
+    )
+    pages = [route for route in declared(app) if route.page and route.method == "GET"]
+    own = [page for page in pages if not left_out.search(page.path)]
+    return [*(page.url(**{**PARAMETERS, **values}) for page in own), "/nowhere"]
+
+
+@pytest.fixture(scope="module")
+def busy(ready: LiveServer) -> LiveServer:
+    """The server after a month of work: a thousand clusters that ended, a configuration, and prices."""
+    with ready.api() as api:
+        wish = {"n_workers": [2, 8], "worker_memory": "8 GiB", "idle_timeout": "1 hour", "tags": {"project": "apollo"}}
+        api(calls.set_configuration("ada", "training", ConfigurationSet(spec=wish)))
+    ended_clusters(ready.data, 1000)
+    return ready
+
+
+def test_nothing_serious_keeps_people_from_using_any_page(busy: LiveServer, page: Page, tmp_path: Path) -> None:
+    """Every page of the site, as an operator, in light and in dark."""
+    app = create_app(Settings(data_dir=tmp_path / "never-opened"))
+    with busy.api() as api:
+        cluster = api(calls.list_clusters("ada", state="all", limit=1))[0].id
+    values = {"account": "ada", "cluster": cluster, "name": "training", "username": "mia"}
+    sign_in(page, busy)
+    wrong: dict[str, Any] = {}
+    for path in walked(app, **values):
+        page.emulate_media(color_scheme="light")
+        page.goto(busy.url + path)
+        expect(page.locator("html")).to_have_attribute("data-bs-theme", "light")
+        found = violations(page)
+        page.emulate_media(color_scheme="dark")
+        expect(page.locator("html")).to_have_attribute("data-bs-theme", "dark")
+        if found := found + violations(page, only="color-contrast"):
+            wrong[path] = found
+        look(page, "page" + path.partition("?")[0].replace("/", "-").replace(cluster, "cluster"))
+    assert wrong == {}
+
+
+def test_a_thousand_clusters_can_be_looked_through_on_a_slow_network(busy: LiveServer, page: Page) -> None:
+    sign_in(page, busy)
+    slow = {"offline": False, "latency": 300, "downloadThroughput": 60_000, "uploadThroughput": 30_000}
+    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", slow)
+    page.goto(f"{busy.url}/accounts/ada/clusters?state=all&rows=1000")
+    rows = page.locator("tbody tr")
+    expect(rows).to_have_count(1000)
+    page.get_by_label("Name has").fill("old-77")
+    page.keyboard.press("Enter")
+    expect(rows).to_have_count(11)
+    assert "name=old-77" in page.url
+    assert "rows=1000" in page.url
+    rows.get_by_role("link", name="old-777", exact=True).click()
+    expect(page.get_by_role("heading", name="old-777")).to_be_visible()
+    page.go_back()
+    expect(rows).to_have_count(11)
+    expect(page.get_by_label("Name has")).to_have_value("old-77")
+
+
+def test_usage_is_drawn_in_the_readers_zone_and_filtered(busy: LiveServer, chromium: Browser) -> None:
+    context = chromium.new_context(timezone_id="Asia/Tokyo")
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    dialogs: list[str] = []
+    page.on("dialog", lambda dialog: dialogs.append(dialog.message))
+    sign_in(page, busy)
+    page.get_by_role("link", name="Usage").click()
+    expect(page.get_by_label("Time zone of days")).to_have_value("Asia/Tokyo")
+    chart = page.get_by_role("img", name="Cost per day")
+    expect(chart.locator("canvas")).to_be_visible()
+    expect(chart.get_by_text("mia")).to_be_visible()
+    page.get_by_label("By the tag").fill("project")
+    page.get_by_label("Charts show each").select_option("tag")
+    page.get_by_role("button", name="Show").click()
+    expect(page.get_by_role("heading", name="By the tag project")).to_be_visible()
+    expect(chart.get_by_text("apollo")).to_be_visible()
+    expect(page.get_by_role("rowheader", name="<img src=x onerror=alert(1)>")).to_be_visible()
+    assert "zone=Asia%2FTokyo" in page.url
+    look(page, "usage")
+    with page.expect_download() as told:
+        page.get_by_role("link", name="Download as CSV").click()
+    assert "tag:project" in told.value.path().read_text()
+    assert dialogs == []
+    context.close()
+
+
+def test_two_browsers_see_the_same_and_one_stops_by_keyboard_what_the_other_watches(
+    busy: LiveServer, page: Page, chromium: Browser
+) -> None:
+    context = chromium.new_context()
+    other = context.new_page()
+    other.set_default_timeout(PATIENCE)
+    for each in (page, other):
+        sign_in(each, busy)
+    create(busy, "both")
+    for each in (page, other):
+        expect(each.get_by_role("row", name="both")).to_be_visible(timeout=PATIENCE)
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if str(page.evaluate("document.activeElement.id")).startswith("stop-"):
+            break
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Stop both?")).to_be_visible()
+    page.get_by_role("button", name="Stop it").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("The cluster was asked to stop")).to_be_visible()
+    for each in (page, other):
+        expect(each.get_by_role("row", name="both")).to_have_count(0, timeout=PATIENCE)
+    page.go_back()
+    page.get_by_role("button", name="Stop it").click()
+    expect(page.get_by_text("The cluster was asked to stop")).to_be_visible()
+    context.close()
+
+
+def test_an_open_page_leads_to_the_sign_in_when_its_session_ends_and_back_again(busy: LiveServer, page: Page) -> None:
+    sign_in(page, busy)
+    page.goto(f"{busy.url}/accounts/ada/clusters?name=old")
+    end_sessions(busy.data)
+    page.wait_for_url("**/sign-in?next=*", timeout=PATIENCE)  # within the time of a comment on the quiet stream
+    page.get_by_label("User name").fill("ada")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/clusters?name=old")
 
 
 def test_the_sign_in_page_is_fine_too_and_works_by_keyboard(ready: LiveServer, page: Page) -> None:

@@ -156,6 +156,19 @@ def test_ctrl_c_never_leaves_a_half_made_cluster(machine: Machine) -> None:
     assert [process.pid for process in machine.processes() if "main.py" in " ".join(process.cmdline())] == []
 
 
+def test_a_lost_password_is_set_anew_on_the_servers_machine_while_the_server_runs(machine: Machine) -> None:
+    reset = ("server", "reset-password", "--password-stdin", "--data-dir", str(machine.data))
+    said = machine.run(*reset, "--username", "ada", stdin=f"{PASSWORD} two\n")
+    assert "The password of ada was reset" in said
+    log_in = ("login", "--server", machine.url, "--user", "ada", "--password-stdin")
+    machine.run(*log_in, stdin=PASSWORD, status=3)
+    machine.run(*log_in, stdin=f"{PASSWORD} two")
+    assert "was reset on the server's machine" in machine.run("audit", "--code", "user.updated", "--level", "warning")
+    machine.run(*reset, "--username", "ada", stdin=f"{PASSWORD}\n")
+    assert "Operators: ada" in machine.run(*reset, "--username", "nobody", stdin=f"{PASSWORD}\n", status=4)
+    assert "at least 10" in machine.run(*reset, "--username", "ada", stdin="short\n", status=2)
+
+
 def test_names_and_tokens_of_others_are_not_found(machine: Machine) -> None:
     machine.run("user", "create", "bob", "--password-stdin", stdin=f"{PASSWORD}\n")
     machine.run("account", "create", "weather", "--core-limit", "4")
