@@ -164,7 +164,9 @@ async def test_keys_that_the_provider_changed_are_looked_for(api: Api, oidc: Pro
     assert oidc.asked().count("/jwks") == before + 1
 
 
-async def test_without_the_provider_a_password_still_works(api: Api, oidc: Provider, clock: FakeClock) -> None:
+async def test_without_the_provider_a_password_still_works(
+    api: Api, oidc: Provider, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ada = await visitor(api)
     for wish in (
         {"status": 503},
@@ -175,6 +177,10 @@ async def test_without_the_provider_a_password_still_works(api: Api, oidc: Provi
         page = await ada.open("/sign-in/sso?next=/profile")
         assert page.status_code == 503
         assert "Sign in with a password" in ada.text
+        before = len(oidc.asked())
+        await ada.open("/sign-in/sso")
+        assert len(oidc.asked()) == before, "it is not asked again at once"
+        monkeypatch.setattr(api.context.provider, "_failed", None)
     await ada.submit("/sign-in", username="ada", password=PASSWORD)
     assert ada.page.url.path == "/profile"
 

@@ -122,7 +122,8 @@ async def test_whoever_has_the_link_makes_a_user_and_is_in_once(api: Api) -> Non
     await marie.submit(path, username="marie", password=PASSWORD)
     assert marie.page.url.path == "/accounts/physics/clusters"
     assert "Welcome" in marie.text
-    assert re.search(r"marie \(you\) member 0 4 cores", (await marie.open(TEAM)) and marie.text)
+    await marie.open(TEAM)
+    assert "marie (you) member 0 4 cores" in marie.text
     late = await Visitor.make(api)
     assert (await late.open(path)).status_code == 404
     assert "used already, was revoked, or has expired" in late.text
@@ -144,7 +145,9 @@ async def test_who_has_a_user_joins_with_it(api: Api) -> None:
     lower = await invitation(ada, role="member")
     await grace.open(lower)
     await grace.submit(f"{lower}/accept")
+    assert (grace.page.status_code, "is a member of 'physics' already" in grace.text) == (409, True)
     assert "Invite somebody" in (await grace.open(TEAM)).text, "an invitation takes nothing away"
+    assert (await (await Visitor.make(api)).open(lower)).status_code == 200, "and is there for somebody else"
 
 
 async def test_a_link_that_was_revoked_or_has_expired_is_worth_nothing(api: Api, clock: FakeClock) -> None:

@@ -139,9 +139,10 @@ async def look(context: Context, secret: str, *, address: str | None) -> Offer:
 
 
 async def accept(context: Context, caller: Caller, secret: str, *, address: str | None) -> str:
-    """Join with the user that one has; returns the account's slug. Who is a member already stays what they are.
+    """Join with the user that one has; returns the account's slug.
 
     Raises:
+        ConflictError: They are a member already. The invitation can still be used.
         NotFoundError: It cannot be used.
         RateLimitedError: Somebody guesses.
     """
@@ -181,6 +182,7 @@ async def take(context: Context, session: AsyncSession, user: User, secret: str)
 
     Raises:
         NotFoundError: It cannot be used.
+        ConflictError: They are a member already.
     """
     now = context.clock.now()
     # Deleting is what makes it work once: of two at the same time, one finds nothing.
@@ -189,9 +191,13 @@ async def take(context: Context, session: AsyncSession, user: User, secret: str)
     if row is None:
         raise _invalid()
     account = await session.get_one(Account, row.account_id, with_for_update=True)
-    if await session.get(Member, (account.id, user.id)) is None:
-        limit = row.core_limit
-        session.add(Member(account_id=account.id, user_id=user.id, role=row.role, core_limit=limit, added_at=now))
+    if await session.get(Member, (account.id, user.id)) is not None:
+        raise ConflictError(
+            f"{user.username!r} is a member of {account.slug!r} already.",
+            advice="The invitation can still be used, by somebody else.",
+        )
+    limit = row.core_limit
+    session.add(Member(account_id=account.id, user_id=user.id, role=row.role, core_limit=limit, added_at=now))
     what = (
         f"{user.username!r} accepted an invitation to the account {account.slug!r}, as {_ROLES[MemberRole(row.role)]}."
     )

@@ -36,6 +36,8 @@ TIMEOUT = 10.0
 """Seconds for each request to the provider: somebody is waiting."""
 KEPT_SECONDS = 3600.0
 """How long its description is believed; its keys until a token has one that is not among them."""
+RETRY_SECONDS = 2.0
+"""After a failure: those who wait for a provider that does not answer are told together."""
 LEEWAY = 60
 """Seconds that clocks may differ."""
 MOST_BYTES = 1_000_000
@@ -68,6 +70,7 @@ class Provider:
         self.client = client
         self._metadata: dict[str, Any] = {}
         self._until = 0.0
+        self._failed: tuple[float, UnavailableError] | None = None
         self._keys: KeySet | None = None
         self._lock = asyncio.Lock()
 
@@ -188,8 +191,14 @@ class Provider:
         """Return what the provider says about itself, asked at most once an hour."""
         async with self._lock:
             if time.monotonic() >= self._until:
-                status, found = await self._ask("GET", get_well_known_url(self.client.issuer, external=True))
-                self._check_description(status, found)
+                if self._failed is not None and time.monotonic() < self._failed[0]:
+                    raise self._failed[1]
+                try:
+                    status, found = await self._ask("GET", get_well_known_url(self.client.issuer, external=True))
+                    self._check_description(status, found)
+                except UnavailableError as exc:
+                    self._failed = time.monotonic() + RETRY_SECONDS, exc
+                    raise
                 self._metadata, self._until, self._keys = found, time.monotonic() + KEPT_SECONDS, None
             return self._metadata
 

@@ -27,7 +27,7 @@ from ropewalk.errors import (
 )
 from ropewalk.server.db.models import Account, Identity, User
 from ropewalk.server.events import EventCode, record
-from ropewalk.server.identity import invitations, sessions
+from ropewalk.server.identity import invitations, sessions, throttle
 from ropewalk.server.identity.users import add_user, set_operator
 from ropewalk.server.settings import refuse_readable_by_others
 
@@ -158,17 +158,19 @@ def provider_of(context: Context) -> Provider:
     return context.provider
 
 
-async def vouched(context: Context, attempt: Attempt | None, answer: dict[str, str]) -> Claims:
+async def vouched(context: Context, attempt: Attempt | None, answer: dict[str, str], *, address: str | None) -> Claims:
     """Return whom the provider vouches for.
 
     Args:
         context: The server.
         attempt: That the browser's cookie holds.
         answer: What the provider sent with the browser.
+        address: Where the browser is.
 
     Raises:
         AuthenticationError: It vouches for nobody, or the answer does not belong to this browser.
         UnavailableError: It cannot be asked.
+        RateLimitedError: Somebody makes up answers, each of which costs a question to the provider.
     """
     provider = provider_of(context)
     if attempt is None or not sessions.same(answer.get("state", ""), attempt.state):
@@ -181,13 +183,18 @@ async def vouched(context: Context, attempt: Attempt | None, answer: dict[str, s
         raise AuthenticationError(
             f"Signing in by {provider.client.name} failed: {why}.", advice="Begin again, or ask an operator."
         )
-    return await provider.claims(
+    counter = throttle.by_address(address, purpose="sso", free=50)
+    await throttle.failed_before(context, counter)
+    claims = await provider.claims(
         code=answer["code"],
         iss=answer.get("iss"),
         nonce=attempt.nonce,
         verifier=attempt.verifier,
         now=context.clock.now(),
     )
+    async with context.db.transaction() as session:
+        await throttle.forget(session, counter)
+    return claims
 
 
 async def enter(context: Context, claims: Claims, invitation: str | None) -> tuple[User, str | None]:

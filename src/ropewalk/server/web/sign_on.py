@@ -16,6 +16,7 @@ from ropewalk.server.web.deps import (
     ContextDep,
     PageRoute,
     Visit,
+    address_of,
     check_form,
     cookie_name,
     done,
@@ -62,7 +63,7 @@ async def come_back(context: ContextDep, request: Request) -> Response:
     attempt = sign_on.Attempt.of(request.cookies.get(cookie_name(context, COOKIE), ""))
     answer = {name: value[:4096] for name, value in request.query_params.items()}
     try:
-        claims = await sign_on.vouched(context, attempt, answer)
+        claims = await sign_on.vouched(context, attempt, answer, address=address_of(request))
         if attempt is None:
             raise AssertionError("vouched refuses that")
         if attempt.link:
