@@ -70,7 +70,9 @@ class TestAddress:
         (result,) = await backend.launch(request("s"))
         assert backend.capabilities.direct
         assert result.address is None
-        assert (await seen(backend, "s")).internal == f"tls://ropewalk-c1.{space.namespace}.svc:8786"
+        sighting = await seen(backend, "s")
+        assert sighting.internal == f"tls://ropewalk-c1.{space.namespace}.svc:8786"
+        assert "load balancer has no address yet" in (sighting.reason or "")
         service = plane.get(space.path("services", "ropewalk-c1"))
         assert service["spec"]["type"] == "LoadBalancer"
         assert service["spec"]["loadBalancerSourceRanges"] == ["10.0.0.0/8"]

@@ -259,11 +259,14 @@ class KubernetesBackend:
         seen = look(pod, deleted=deleted, role=node.role.value)
         uid = pod["metadata"]["uid"]
         address = internal = None
+        waits = False
         if node.role is NodeRole.SCHEDULER:
             internal = self._reach.internal(node.cluster)
             address = self._reach.address(node.cluster, None if seen.gone else pod)
+            waits = address is None and not seen.gone
         asked = seen.reason == DELETED and self._keeper.asked(uid)
         reason = None if asked else self._explainer.explain(pod, seen)
+        reason = reason or (self._reach.why_unknown(node.cluster) if waits else None)
         # Who hears that a node is gone hears why, and asks no more: an event that tells it gets a moment to be written.
         gone = seen.gone and (asked or self._explainer.settled(pod, seen))
         answer = Answer.GONE if gone else Answer.RUNNING

@@ -62,6 +62,16 @@ class Reach:
             self._spawn(self._ask(cluster))
         return found
 
+    def why_unknown(self, cluster: str) -> str:
+        """Return why the address of a scheduler that is there is not known yet."""
+        if self._settings.direct == "node_port":
+            return "It is not known yet on which machine it runs."
+        return (
+            "Its load balancer has no address yet. Does this Kubernetes cluster have load balancers? "
+            f"`kubectl -n {self._api.namespace} describe service {service_name(cluster)}` says more; the gateway needs "
+            "none (ropewalk cloud-account set kubernetes --reach gateway)."
+        )
+
     async def _ask(self, cluster: str) -> None:
         deadline = time.monotonic() + GIVE_UP_SECONDS
         try:
