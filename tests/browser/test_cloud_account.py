@@ -41,8 +41,11 @@ def server(tmp_path: Path, aws: Double) -> Iterator[LiveServer]:
 
 
 def seen(page: Page, name: str) -> None:
-    """Keep pictures, and find nothing serious that keeps people from using the page."""
-    assert violations(page) == []
+    """Keep pictures, and find nothing serious that keeps people from using the page, light or dark."""
+    for scheme in ("dark", "light"):
+        # Without motion: colours are those of the scheme at once.
+        page.emulate_media(color_scheme="dark" if scheme == "dark" else "light", reduced_motion="reduce")
+        assert violations(page) == [], scheme
     look(page, f"cloud-{name}")
 
 
@@ -104,7 +107,7 @@ def _key(page: Page, key: AwsCredentials) -> None:
 
 def _rights(page: Page, aws: Double, allowed: list[str]) -> None:
     """See what is missing, give the policy that is copied there to the user, and check again."""
-    expect(page.get_by_text("Something is missing that clusters need")).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text("Clusters cannot run there yet")).to_be_visible(timeout=PATIENCE)
     expect(page.get_by_role("listitem").filter(has_text="ec2:CreateVpc")).to_contain_text("cannot make a VPC")
     seen(page, "rights")
     missing = copied(page, "Copy the policy")

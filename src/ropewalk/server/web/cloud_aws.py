@@ -70,8 +70,16 @@ async def ask(
     values: dict[str, Any] = {"done": done}
     if wrong:
         cloud = await service.get_cloud_account(context, visit.caller)
-        values |= {"error": cloud.reason or "", "field": wrong}
+        values |= {"error": _why(cloud, wrong), "field": cloud_forms.marked(wrong)}
     return await _page(context, visit, typed, **values)
+
+
+def _why(cloud: CloudAccount, setting_name: str) -> str:
+    """Return what stands in the way: as preparing said it, or else as the last check did."""
+    items = cloud.last_check.items if cloud.last_check else []
+    found = [item for item in items if item.name == f"setting {setting_name}"]
+    said = [f"{item.message} {item.advice or ''}".strip() for item in found]
+    return cloud.reason or " ".join(said)
 
 
 @router.post("/set")

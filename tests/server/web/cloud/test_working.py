@@ -8,6 +8,7 @@ from ropewalk.backends.memory import MemoryCloud
 from ropewalk.errors import FixItError, TryAgainError
 from ropewalk.schemas.aws_permissions import BY_ACTION
 from ropewalk.schemas.aws_policy import policy_of
+from ropewalk.schemas.cloud_accounts import CheckItem, CheckReport, CheckStatus
 from tests.server.cloud_accounts.conftest import KEY, World
 from tests.server.cloud_accounts.test_forgetting import cluster
 from tests.server.web.cloud.conftest import HOME, Page, denied
@@ -24,7 +25,7 @@ async def test_what_is_missing_is_shown_by_when_it_is_needed_with_the_policy_to_
     aws.report = denied(clock)
     await page.open()
     text = await page.submit("/check")
-    assert "Something is missing that clusters need" in text
+    assert "Clusters cannot run there yet" in text
     setup, _, teardown = text.partition("To remove what was made")
     assert "ec2:CreateVpc failed Denied. Without it: Ropewalk cannot make a VPC" in setup.partition("To check")[2]
     assert "ecr:DeleteRepository worth a look Denied. Without it: teardown leaves behind" in teardown
@@ -38,6 +39,23 @@ async def test_what_is_missing_is_shown_by_when_it_is_needed_with_the_policy_to_
     assert "Clusters can run there" in text
     assert "Go on: prepare" in text
     assert (await page.visitor.client.get(f"{HOME}/check/policy.json")).status_code == 404
+
+
+async def test_a_setting_that_cannot_work_leads_to_its_field(
+    page: Page, world: World, aws: MemoryCloud, clock: FakeClock
+) -> None:
+    await world.set(page.person, credentials=KEY)
+    wrong = CheckItem(
+        name="setting log_retention_days", status=CheckStatus.FAILED, message="31 days?", advice="Try `30` days."
+    )
+    aws.report = CheckReport(checked_at=clock.now(), items=[wrong])
+    await page.open()
+    await page.submit("/check")
+    link = re.search(r'href="([^"]+)">Change that setting', page.html)
+    assert link
+    text = await page.open(link[1].removeprefix(HOME))
+    assert page.marked() == ["log_retention_days"]
+    assert "31 days? Try 30 days." in text
 
 
 async def test_before_the_first_check_the_page_says_so(page: Page) -> None:
