@@ -19,10 +19,7 @@ from ropewalk.server.environments.oci.reference import Reference
 from ropewalk.server.environments.oci.registry import Repository
 from tests.images.conftest import layer, opened, put_image, put_index
 from tests.support import registry as registries
-from tests.support.registry import PASSWORD, USERNAME, Proxy, Registry, Tokens
-
-HASHED = "$2y$04$abcdefghijklmnopqrstuuTF2maMdtVv8r8joBPmdX9ZGV5oqXM36"
-"""The registry's password with bcrypt, which is all that it takes."""
+from tests.support.registry import HASHED, PASSWORD, USERNAME, Proxy, Registry, Tokens
 
 AMD64 = Platform("amd64")
 

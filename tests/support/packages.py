@@ -65,8 +65,12 @@ def make_conda_package(
 ) -> Path:
     """Add a package to a channel. Of *files*, text is where a link leads; *placeholders*: file → mode, prefix."""
     contents = dict(files or {})
-    index: dict[str, object] = {"name": name, "version": version, "build": "0", "build_number": 0, "depends": list(depends)}
-    index |= {"subdir": subdir, **({"noarch": noarch} if noarch and subdir == "noarch" else {})}
+    index: dict[str, object] = {"name": name, "version": version, "build": "0", "build_number": 0}
+    index |= {
+        "depends": list(depends),
+        "subdir": subdir,
+        **({"noarch": noarch} if noarch and subdir == "noarch" else {}),
+    }
     paths = []
     for key, data in contents.items():
         raw = data if isinstance(data, bytes) else b""

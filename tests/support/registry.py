@@ -33,6 +33,8 @@ from cryptography.x509.oid import NameOID
 from tests.support.ministack import free_port
 
 USERNAME, PASSWORD = "pusher", "s3cret-of-the-registry"
+HASHED = "$2y$04$abcdefghijklmnopqrstuuTF2maMdtVv8r8joBPmdX9ZGV5oqXM36"
+"""The password with bcrypt, which is all that the registry takes."""
 
 
 @dataclass(frozen=True)
