@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from ropewalk.client import calls
@@ -20,7 +18,7 @@ from ropewalk.server.settings import Settings
 from tests.browser.conftest import ARTEFACTS, LiveServer
 from tests.server.test_permissions import PARAMETERS
 from tests.support.filling import end_sessions, ended_clusters
-from tests.support.routes import declared
+from tests.support.routes import pages
 from tests.support.waiting import wait_until
 
 AXE = Path(__file__).parents[2] / ".cache" / "axe.js"
@@ -165,16 +163,6 @@ def test_the_table_follows_again_after_a_restart_of_the_server(ready: LiveServer
     expect(page.get_by_role("row", name="after")).to_have_count(0, timeout=PATIENCE)
 
 
-def walked(app: FastAPI, **values: str) -> list[str]:
-    """Return the address of every page, with *values* for its parameters; what is no page of its own is left out."""
-    left_out = re.compile(
-        r"^/(healthz|readyz|metrics|static/.*|sign-in/sso.*|setup|operator)$|/live$|\.csv$|\.json$|/download$"
-    )
-    pages = [route for route in declared(app) if route.page and route.method == "GET"]
-    own = [page for page in pages if not left_out.search(page.path)]
-    return [*(page.url(**{**PARAMETERS, **values}) for page in own), "/nowhere"]
-
-
 @pytest.fixture(scope="module")
 def busy(ready: LiveServer) -> LiveServer:
     """The server after a month of work: a thousand clusters that ended, a configuration, and prices."""
@@ -193,7 +181,7 @@ def test_nothing_serious_keeps_people_from_using_any_page(busy: LiveServer, page
     values = {"account": "ada", "cluster": cluster, "name": "training", "username": "mia"}
     sign_in(page, busy)
     wrong: dict[str, Any] = {}
-    for path in walked(app, **values):
+    for path in pages(app, **{**PARAMETERS, **values}):
         page.emulate_media(color_scheme="light")
         page.goto(busy.url + path)
         expect(page.locator("html")).to_have_attribute("data-bs-theme", "light")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -44,6 +45,18 @@ def declared(app: FastAPI) -> list[Declared]:
         permissions = tuple(guard.permission for guard in _guards(route.dependant))
         found += [Declared(method, path, permissions) for method in sorted(methods)]
     return found
+
+
+def pages(app: FastAPI, **values: str) -> list[str]:
+    """Return the address of every page, with *values* for its parameters; what is no page to look at is left out."""
+    found = [route for route in declared(app) if route.page and route.method == "GET"]
+    return [*(route.url(**values) for route in found if not _NO_PAGE.search(route.path)), "/nowhere"]
+
+
+_NO_PAGE = re.compile(
+    r"^/(healthz|readyz|metrics|static/.*|sign-in/sso.*|setup|operator)$|/live$|\.csv$|\.json$|/download$"
+)
+"""What machines read, what only leads elsewhere, streams, and files to be kept."""
 
 
 def _guards(dependant: Dependant) -> Iterator[Guard]:

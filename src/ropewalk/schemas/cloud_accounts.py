@@ -210,7 +210,7 @@ class HostedSettings(Schema):
     gib_hour_price: Price = Field(0.0, description="Per GiB of memory and hour, in `currency`.")
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
     log_retention_days: Annotated[float, Field(gt=0, le=3660)] = Field(
-        30.0, description="How long logs of ended nodes are kept; 30 days as in the reference product."
+        30.0, description="How long logs of ended nodes are kept."
     )
     log_limit_mib: Annotated[int, Field(ge=2, le=2**20)] = Field(
         64, description="MiB of one node's log on disk; of a longer one, the beginning is dropped."

@@ -77,5 +77,5 @@ async def test_of_many_members_the_largest_have_colours_and_of_many_clusters_the
     ada = await Visitor.make(api, "ada")
     page = await ada.open(f"{PATH}?split=cluster")
     assert "25 others" in ada.text
-    assert "The 25 largest clusters of 30" in ada.text
+    assert "The 15 largest clusters of 30" in ada.text
     assert page.text.count('<th scope="col" class="number">c29</th>') == 2, "in both charts"

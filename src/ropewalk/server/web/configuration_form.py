@@ -88,9 +88,9 @@ def _text(name: str, value: Any) -> str:
 
 def _minutes(seconds: float) -> str:
     """Return seconds as text that gives the same number when it is read."""
-    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+    for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
         if seconds % size == 0:
-            return f"{seconds / size:g} {unit}"
+            return f"{seconds / size:g} {unit}{'' if seconds == size else 's'}"
     return f"{seconds:g} s"
 
 

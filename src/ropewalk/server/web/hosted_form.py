@@ -24,7 +24,7 @@ class Field:
     @property
     def hint(self) -> str:
         """What it means, as the reference says it."""
-        return (HostedSettings.model_fields[self.name].description or "").replace("`", "")
+        return (HostedSettings.model_fields[self.name].description or "").replace("`", "").replace("null:", "empty:")
 
 
 FIELDS = (

@@ -24,7 +24,7 @@ Reader = Annotated[AccountVisit, require_session(Permission.ACCOUNT_COSTS_READ)]
 Text = Annotated[str, Query(max_length=130)]
 
 SPLITS: tuple[Dimension, ...] = ("member", "cluster", "tag")
-CLUSTERS = 25
+CLUSTERS = 15
 """Rows of the table of clusters: the most expensive ones; CSV has all."""
 
 

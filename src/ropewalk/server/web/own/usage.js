@@ -48,15 +48,20 @@
     });
   }
 
-  function axes(data, currency) {
-    var text = colour("--tblr-body-color");
-    var line = { stroke: colour("--tblr-border-color"), width: 1 };
+  function onAxis(value, currency) {
+    var number = value.toLocaleString("en-US", { maximumFractionDigits: 4 });
+    return currency === "USD" ? "$" + number : number;
+  }
+
+  function axes(data, currency, place) {
+    var text = getComputedStyle(place).color;
+    var line = { stroke: getComputedStyle(place.closest(".card")).borderTopColor, width: 1 };
     var font = "12px system-ui, sans-serif";
     return [
       { stroke: text, font: font, grid: { show: false }, ticks: line, space: 90, incrs: [1, 2, 7, 14, 28, 56, 91],
         values: function (_, splits) { return splits.map(function (each) { return data.days[each] || ""; }); } },
       { stroke: text, font: font, grid: line, ticks: line, size: 72,
-        values: function (_, splits) { return splits.map(function (each) { return written(each, currency); }); } },
+        values: function (_, splits) { return splits.map(function (each) { return onAxis(each, currency); }); } },
     ];
   }
 
@@ -72,7 +77,7 @@
       height: 260,
       scales: { x: { time: false, range: [-0.6, days.length - 0.4] }, y: { range: function (_, __, most) { return [0, most ? most * 1.08 : 1]; } } },
       cursor: { y: false, drag: { x: false, y: false }, points: { show: false } },
-      axes: axes(data, currency),
+      axes: axes(data, currency, place),
       series: legend.concat(series(data, currency)),
     }, [days].concat(stacked(data.values)), place);
   }
