@@ -34,7 +34,7 @@ def memory(size: int) -> str:
 def money(amount: float, currency: str) -> str:
     """Return an amount: ``$1,001.20`` or ``1,001.20 EUR``; with more digits where there would be none to see."""
     digits = 2 if amount == 0 or amount >= 0.1 else 4
-    return f"${amount:.{digits}f}" if currency == "USD" else f"{amount:.{digits}f} {currency}"
+    return f"${amount:,.{digits}f}" if currency == "USD" else f"{amount:,.{digits}f} {currency}"
 
 
 def duration(since: datetime, until: datetime) -> str:
