@@ -14,7 +14,8 @@ from ropewalk.schemas.cloud_accounts import CheckItem, CheckStatus
 from ropewalk.schemas.kubernetes import KubernetesCredentials
 from ropewalk.schemas.kubernetes_permissions import PERMISSIONS
 from tests.support.kube_plane import Plane
-from tests.support.kube_space import Space
+from tests.support.kube_proxy import Proxy
+from tests.support.kube_space import IMAGE, Space
 from tests.support.waiting import eventually
 
 
@@ -34,6 +35,7 @@ async def test_of_a_namespace_that_is_prepared_is_good_and_leaves_nothing(space:
     assert {item.status for name, item in items.items() if name != "credentials"} == {CheckStatus.OK}
     assert "v1.20.2" in items["API server"].message
     assert "gateway" in items["reach"].message
+    assert "A stream through the API server to a pod works" in items["reach"].message
     assert {kind: space.names(kind) for kind in before} == before
 
 
@@ -109,6 +111,20 @@ async def test_asked_again_after_a_crash_removes_what_that_left(space: Space, pl
     plane.ask("POST", space.path("pods"), json=probe.pod(settings, "ropewalk-check-cloud-1", {}))
     items = await check(space.backend())
     assert items["image"].status is CheckStatus.OK
+    assert space.names("pods") == set()
+
+
+async def test_tells_that_no_stream_gets_through_to_a_pod(
+    space: Space, backend: KubernetesBackend, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "LISTEN_SECONDS", 2)
+    backend._settings = space.parsed()[1].model_copy(update={"image": IMAGE})
+    proxy.inject("GET", "/portforward", 403, times=99, body={"message": "no upgrades here"})
+    items = await check(backend)
+    assert items["image"].status is CheckStatus.OK
+    assert items["reach"].status is CheckStatus.FAILED
+    assert "did not work" in items["reach"].message
+    assert "WebSockets" in (items["reach"].advice or "")
     assert space.names("pods") == set()
 
 

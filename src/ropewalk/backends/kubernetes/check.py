@@ -32,15 +32,16 @@ async def check(
         return CheckReport(checked_at=datetime.now(UTC), items=items)
     items.append(_expiry(credentials))
     items += await _permissions(api)
+    tried = probe.Probe(api, place, settings)
     if all(item.status is not CheckStatus.FAILED for item in items):
         looks: Sequence[tuple[str, Callable[[], Awaitable[CheckItem]]]] = (
             ("resource quota", lambda: _quota(api)),
             ("limit ranges", lambda: _limits(api)),
             ("pod security", lambda: _security(api, settings)),
-            ("image", lambda: probe.image(api, place, settings)),
+            ("image", tried.image),
         )
         items += await asyncio.gather(*(_guarded(name, look) for name, look in looks))
-    items.append(_reach(settings))
+    items.append(_reach(settings, tried))
     return CheckReport(checked_at=datetime.now(UTC), items=items)
 
 
@@ -182,11 +183,24 @@ async def _security(api: Api, settings: KubernetesSettings) -> CheckItem:
     return CheckItem(name="pod security", status=CheckStatus.OK, message=message)
 
 
-def _reach(settings: KubernetesSettings) -> CheckItem:
+def _reach(settings: KubernetesSettings, tried: probe.Probe) -> CheckItem:
     how = {
         "load_balancer": "by a load balancer for each cluster; clouds charge for it",
         "node_port": "by a port of a machine; clients must be able to reach the machines",
         None: "through the gateway of this control plane, which needs nothing but the kubeconfig",
     }[settings.direct]
     address = f"Inside Kubernetes it is {objects.internal_address('…', settings.namespace)}."
-    return CheckItem(name="reach", status=CheckStatus.OK, message=f"Schedulers are reached {how}. {address}")
+    message = f"Schedulers are reached {how}. {address}"
+    if tried.reached is None:
+        said = f"{message} That was not tried, since no pod ran."
+        return CheckItem(name="reach", status=CheckStatus.UNKNOWN, message=said)
+    if tried.reached:
+        said = f"{message} A stream through the API server to a pod works."
+        return CheckItem(name="reach", status=CheckStatus.OK, message=said)
+    return CheckItem(
+        name="reach",
+        status=CheckStatus.WARNING if settings.direct else CheckStatus.FAILED,
+        message=f"{message} A stream through the API server to a pod did not work: {tried.why}",
+        advice="WebSockets must get through whatever stands before the API server, and the API server must reach its "
+        "machines' kubelets (port 10250).",
+    )

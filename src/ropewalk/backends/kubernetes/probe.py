@@ -1,4 +1,7 @@
-"""A pod that only shows whether an image can be pulled; removed afterwards, and by Kubernetes if that fails."""
+"""A pod that shows whether an image can be pulled and a scheduler be reached; removed afterwards.
+
+Kubernetes ends it, too, if that fails.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from ropewalk.backends.kubernetes import portforward
 from ropewalk.backends.kubernetes.api import Api
-from ropewalk.backends.kubernetes.reasons import look
+from ropewalk.backends.kubernetes.reasons import container_of, look
 from ropewalk.backends.kubernetes.refusals import status_of
-from ropewalk.backends.port import Place
+from ropewalk.backends.port import SCHEDULER_PORT, Place
 from ropewalk.errors import BackendError
 from ropewalk.schemas.cloud_accounts import CheckItem, CheckStatus
 from ropewalk.schemas.kubernetes import KubernetesSettings
@@ -21,7 +25,23 @@ POLL_SECONDS = 0.5
 LIFETIME = 120
 """Seconds after which Kubernetes itself ends the pod."""
 
+LISTEN_SECONDS = 10
+"""How long the pod waits for somebody to reach it."""
+ANSWER_SECONDS = 3.0
+
 _NAME = "image"
+
+_PROGRAM = f"""
+import distributed, socket
+both = socket.has_dualstack_ipv6()
+family = socket.AF_INET6 if both else socket.AF_INET
+server = socket.create_server(("", {SCHEDULER_PORT}), family=family, dualstack_ipv6=both)
+server.settimeout(%d)
+try:
+    server.accept()[0].sendall(b"here")
+except TimeoutError:
+    pass
+"""
 
 
 def pod(settings: KubernetesSettings, name: str, labels: Mapping[str, str]) -> dict[str, Any]:
@@ -45,7 +65,7 @@ def pod(settings: KubernetesSettings, name: str, labels: Mapping[str, str]) -> d
                 {
                     "name": "probe",
                     "image": settings.image or "no-image",
-                    "command": ["python", "-c", "import distributed"],
+                    "command": ["python", "-c", _PROGRAM % LISTEN_SECONDS],
                     "resources": {"requests": size, "limits": size},
                     "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
                 }
@@ -54,39 +74,65 @@ def pod(settings: KubernetesSettings, name: str, labels: Mapping[str, str]) -> d
     }
 
 
-async def image(api: Api, place: Place, settings: KubernetesSettings) -> CheckItem:
-    """Run the cloud account's image once."""
-    if settings.image is None:
-        message = "The cloud account names no image: each cluster must name one."
-        return CheckItem(
-            name=_NAME, status=CheckStatus.WARNING, message=message, advice="Set --image, or container='…'."
-        )
-    name = f"ropewalk-check-{place.cloud_account}"
-    await _remove(api, name)
-    try:
-        await api.call("create", "pods", body=pod(settings, name, {}))
-        return await _watch(api, name, settings.image)
-    finally:
-        await asyncio.shield(_remove(api, name))
+class Probe:
+    """Runs the cloud account's image once, and speaks to it by the way that the gateway takes."""
 
+    def __init__(self, api: Api, place: Place, settings: KubernetesSettings) -> None:
+        self._api = api
+        self._settings = settings
+        self._pod = f"ropewalk-check-{place.cloud_account}"
+        self.reached: bool | None = None
+        """None: that was not tried."""
+        self.why: str = "nobody listened there."
 
-async def _watch(api: Api, name: str, image_name: str) -> CheckItem:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while True:
-        seen = look(await api.call("get", "pods", name))
-        if seen.gone and seen.exit_code == 0:
+    async def image(self) -> CheckItem:
+        """Run it."""
+        if self._settings.image is None:
+            message = "The cloud account names no image: each cluster must name one."
             return CheckItem(
-                name=_NAME, status=CheckStatus.OK, message=f"{image_name} was pulled, and has distributed."
+                name=_NAME, status=CheckStatus.WARNING, message=message, advice="Set --image, or container='…'."
             )
-        if seen.gone:
-            why = seen.reason or f"its `python -c 'import distributed'` ended with status {seen.exit_code}."
-            return _bad(f"{image_name} does not work: {why}", CheckStatus.FAILED)
-        if seen.reason is not None and "cannot be pulled" in seen.reason:
-            return _bad(f"{image_name}: {seen.reason}", CheckStatus.FAILED)
-        if time.monotonic() > deadline:
-            why = seen.reason or "it was still being pulled."
-            return _bad(f"{image_name} did not run within {WAIT_SECONDS:.0f} seconds: {why}", CheckStatus.UNKNOWN)
-        await asyncio.sleep(POLL_SECONDS)
+        await _remove(self._api, self._pod)
+        try:
+            await self._api.call("create", "pods", body=pod(self._settings, self._pod, {}))
+            return await self._watch(self._settings.image)
+        finally:
+            await asyncio.shield(_remove(self._api, self._pod))
+
+    async def _watch(self, image: str) -> CheckItem:
+        deadline = time.monotonic() + WAIT_SECONDS
+        while True:
+            found = await self._api.call("get", "pods", self._pod)
+            seen = look(found)
+            if seen.gone and seen.exit_code == 0:
+                return CheckItem(name=_NAME, status=CheckStatus.OK, message=f"{image} was pulled, and has distributed.")
+            if seen.gone:
+                why = seen.reason or f"its `python -c 'import distributed'` ended with status {seen.exit_code}."
+                return _bad(f"{image} does not work: {why}", CheckStatus.FAILED)
+            if seen.reason is not None and "cannot be pulled" in seen.reason:
+                return _bad(f"{image}: {seen.reason}", CheckStatus.FAILED)
+            if time.monotonic() > deadline:
+                why = seen.reason or "it was still being pulled."
+                return _bad(f"{image} did not run within {WAIT_SECONDS:.0f} seconds: {why}", CheckStatus.UNKNOWN)
+            if not self.reached and "running" in (container_of(found).get("state") or {}):
+                await self._reach()
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _reach(self) -> None:
+        """Try to hear the pod; it may not listen yet."""
+        self.reached = False
+        try:
+            reader, writer = await portforward.open_stream(self._api, self._pod, SCHEDULER_PORT)
+        except BackendError as exc:
+            self.why = exc.message
+            return
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                self.reached = bool(await reader.read(1))
+        except TimeoutError:
+            self.why = f"nothing came through it within {ANSWER_SECONDS:.0f} seconds."
+        finally:
+            writer.transport.abort()
 
 
 def _bad(message: str, status: CheckStatus) -> CheckItem:
