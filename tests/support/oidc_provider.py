@@ -105,7 +105,7 @@ class Handler(BaseHTTPRequestHandler):
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         if not url.path.startswith("/_"):
             self.world.asked.append(url.path)
-        if self.world.set["status"] != 200:
+        if self.world.set["status"] != 200 and not url.path.startswith("/_"):
             self._send(self.world.set["status"], b"down for repair", "text/plain")
         elif url.path == "/.well-known/openid-configuration":
             self._json(self.world.metadata())
@@ -193,26 +193,33 @@ class Provider:
     def __init__(self, process: subprocess.Popen[str], issuer: str) -> None:
         self.process = process
         self.issuer = issuer
+        self._http = httpx.Client(verify=False)  # plain HTTP: nothing to verify, and authorities take long to load
+
+    def close(self) -> None:
+        """End the process and the connections to it."""
+        self._http.close()
+        self.process.kill()
+        self.process.communicate()
 
     def control(self, **wishes: Any) -> None:
         """Forget earlier wishes, and follow these."""
-        httpx.post(f"{self.issuer}/_control", json=wishes).raise_for_status()
+        self._http.post(f"{self.issuer}/_control", json=wishes).raise_for_status()
 
     def rotate(self) -> None:
         """Change the keys."""
-        httpx.post(f"{self.issuer}/_rotate", json={}).raise_for_status()
+        self._http.post(f"{self.issuer}/_rotate", json={}).raise_for_status()
 
     def asked(self) -> list[str]:
         """Return the paths of requests so far."""
-        found: list[str] = httpx.get(f"{self.issuer}/_asked").json()["asked"]
+        found: list[str] = self._http.get(f"{self.issuer}/_asked").json()["asked"]
         return found
 
     def decide(self, url: str, person: str, say: str = "yes") -> str:
         """Be *person* in front of the provider's page at *url*; return where the browser is sent."""
-        page = httpx.get(url)
+        page = self._http.get(url)
         assert page.status_code == 200, page.text
         request = html.unescape(page.text.partition('name="request" value="')[2].partition('"')[0])
-        answer = httpx.post(f"{self.issuer}/decide", data={"request": request, "person": person, "say": say})
+        answer = self._http.post(f"{self.issuer}/decide", data={"request": request, "person": person, "say": say})
         assert answer.status_code == 303
         return answer.headers["Location"]
 
@@ -228,11 +235,11 @@ def provider() -> Iterator[Provider]:
         cwd=Path(__file__).parents[2],
     )
     assert process.stdout is not None
+    made = Provider(process, process.stdout.readline().strip())
     try:
-        yield Provider(process, process.stdout.readline().strip())
+        yield made
     finally:
-        process.kill()
-        process.communicate()
+        made.close()
 
 
 def main() -> None:

@@ -27,6 +27,9 @@ from tests.server.web.test_sign_in import PASSWORD
 from tests.support.clock import FakeClock
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""Nothing here depends on the database that others do not try on both."""
+
 
 def certificate(directory: Path) -> tuple[Path, Path]:
     """Make a certificate of loopback that vouches for itself; return its file and its key's."""

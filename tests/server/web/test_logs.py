@@ -21,6 +21,9 @@ from tests.support.api import Api, Person
 from tests.support.pages import Visitor
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""Nothing here depends on the database that others do not try on both."""
+
 
 @pytest.fixture
 def cloud() -> MemoryCloud:

@@ -24,6 +24,9 @@ from tests.support.clock import FakeClock
 from tests.support.oidc_provider import CLIENT, SECRET, Provider, provider
 from tests.support.pages import Visitor
 
+ONE_DATABASE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""Of tests in which the database does nothing that others do not try on both."""
+
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Provider]:
@@ -108,6 +111,7 @@ async def test_nobody_becomes_somebody_else_by_a_name_or_an_address(api: Api, oi
     assert "not set" in eve.text, "an address that is not verified is not kept"
 
 
+@ONE_DATABASE
 async def test_an_answer_that_was_not_asked_for_in_this_browser_is_refused(api: Api, oidc: Provider) -> None:
     eve, victim = await Visitor.make(api), await Visitor.make(api)
     back = oidc.decide(await go(eve), "eve")
@@ -136,6 +140,7 @@ UNBELIEVABLE: tuple[tuple[dict[str, Any], str], ...] = (
 )
 
 
+@ONE_DATABASE
 async def test_what_cannot_be_believed_lets_nobody_in_and_says_what_is_wrong(
     api: Api, oidc: Provider, clock: FakeClock
 ) -> None:
@@ -148,12 +153,14 @@ async def test_what_cannot_be_believed_lets_nobody_in_and_says_what_is_wrong(
     assert await identities(api) == []
 
 
+@ONE_DATABASE
 async def test_who_says_no_at_the_provider_is_told_so(api: Api, oidc: Provider) -> None:
     browser = await Visitor.make(api)
     await browser.open(oidc.decide(await go(browser), "mia", say="no"))
     assert "you or it said no" in browser.text
 
 
+@ONE_DATABASE
 async def test_keys_that_the_provider_changed_are_looked_for(api: Api, oidc: Provider) -> None:
     await sign_in(api, oidc, "mia")
     oidc.rotate()
@@ -164,9 +171,11 @@ async def test_keys_that_the_provider_changed_are_looked_for(api: Api, oidc: Pro
     assert oidc.asked().count("/jwks") == before + 1
 
 
+@ONE_DATABASE
 async def test_without_the_provider_a_password_still_works(
     api: Api, oidc: Provider, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("ropewalk.server.identity.oidc.RETRY_SECONDS", 600)
     ada = await visitor(api)
     for wish in (
         {"status": 503},
@@ -178,7 +187,7 @@ async def test_without_the_provider_a_password_still_works(
         assert page.status_code == 503
         assert "Sign in with a password" in ada.text
         before = len(oidc.asked())
-        await ada.open("/sign-in/sso")
+        await ada.open("/sign-in/sso?next=/profile")
         assert len(oidc.asked()) == before, "it is not asked again at once"
         monkeypatch.setattr(api.context.provider, "_failed", None)
     await ada.submit("/sign-in", username="ada", password=PASSWORD)

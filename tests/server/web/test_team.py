@@ -14,6 +14,9 @@ from tests.support.pages import Visitor
 
 TEAM = "/accounts/physics/team"
 
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""Nothing here depends on the database that others do not try on both."""
+
 
 async def admin(api: Api) -> Visitor:
     """Return ada in front of the page of her team, in which mia is a member."""

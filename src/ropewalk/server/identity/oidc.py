@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -72,6 +73,7 @@ class Provider:
         self._until = 0.0
         self._failed: tuple[float, UnavailableError] | None = None
         self._keys: KeySet | None = None
+        self._tls: ssl.SSLContext | None = None
         self._lock = asyncio.Lock()
 
     async def authorization_url(self, *, state: str, nonce: str, verifier: str) -> str:
@@ -221,10 +223,12 @@ class Provider:
 
     async def _ask(self, method: str, url: str, **more: Any) -> tuple[int, dict[str, Any]]:
         """Send a request; redirections are not followed, so nobody is asked whom the provider did not name."""
+        if self._tls is None:  # some 50 ms: once, and not in the loop
+            self._tls = await asyncio.to_thread(httpx.create_ssl_context)
         try:
             async with (
                 asyncio.timeout(TIMEOUT),
-                httpx.AsyncClient(timeout=TIMEOUT, follow_redirects=False) as http,
+                httpx.AsyncClient(timeout=TIMEOUT, follow_redirects=False, verify=self._tls) as http,
                 http.stream(method, url, **more) as response,
             ):
                 body = await self._body(response)
