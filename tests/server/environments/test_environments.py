@@ -13,7 +13,8 @@ from sqlalchemy import select
 from ropewalk.backends.memory import MemoryBackend
 from ropewalk.errors import FixItError, TryAgainError
 from ropewalk.server.cloud_accounts.registry import Backends
-from ropewalk.server.db.models import EnvironmentBuild
+from ropewalk.server.cloud_accounts.service import HOSTED_ID
+from ropewalk.server.db.models import CloudAccount, EnvironmentBuild
 from ropewalk.server.environments import housekeeping
 from ropewalk.server.environments.builders import files_of
 from ropewalk.server.environments.reconciler import Environments
@@ -188,6 +189,10 @@ async def test_package_sync_is_asked_for_only_where_packages_differ(api: Api, bu
     assert named["version"] == 1
     chosen = await ada.post(f"{ROOT}/clusters", json={**other, "software": "etl"})
     assert chosen.status_code == 201
+    async with api.context.db.transaction() as session:
+        hosted = await session.get_one(CloudAccount, HOSTED_ID)
+        hosted.settings = {**hosted.settings, "image": "of the team's choice"}
+    assert (await ada.post(f"{ROOT}/clusters", json={**other, "name": "e"})).status_code == 201
     older_client = await ada.post(f"{ROOT}/clusters", json={"name": "d", "n_workers": 0})
     assert older_client.status_code == 201
 

@@ -58,6 +58,8 @@ async def demand_sync(
     """
     if isinstance(backend, LocalBackend) and theirs == fingerprint():
         return
+    if cloud.settings.get("image"):
+        return  # the team chose what its nodes run, and keeps it
     if cloud.settings.get("image"):  # the team has decided what its nodes run from
         return
     found = await find_builder(context, cloud, caller.account_id)
