@@ -14,7 +14,7 @@ from pathlib import Path
 from ropewalk.schemas.environments import LockedPackage
 from ropewalk.server.environments.builder import BuildRequest, Report
 from ropewalk.server.environments.oci import conda, wheels
-from ropewalk.server.environments.oci.blobs import Blobs, disk_errors
+from ropewalk.server.environments.oci.blobs import Blobs, disk_errors, in_words
 from ropewalk.server.environments.oci.grouping import Group, Sized, split
 from ropewalk.server.environments.oci.layers import Entry, Layer, Tree, pack
 from ropewalk.server.environments.oci.platform import Platform
@@ -125,7 +125,7 @@ class Assembly:
                 entries += await wheels.compiled(entries, program, folder)
             layer = await asyncio.to_thread(pack, group.title, entries, self.blobs)
         self.blobs.note(key, asdict(layer))
-        self.report.log(f"Layer {group.title}: {layer.size / 1e6:.1f} MB")
+        self.report.log(f"Layer {group.title}: {in_words(layer.size)}")
         return layer
 
     def _known(self, key: str) -> Layer | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ropewalk.errors import FixItError, TryAgainError
 from ropewalk.server.environments.builder import Report
-from ropewalk.server.environments.oci.blobs import Blobs
+from ropewalk.server.environments.oci.blobs import Blobs, in_words
 from ropewalk.server.environments.oci.contents import Contents, read_layer
 from ropewalk.server.environments.oci.image import Descriptor
 from ropewalk.server.environments.oci.platform import Platform
@@ -58,7 +58,7 @@ async def pull(repository: Repository, platform: Platform, blobs: Blobs, report:
 
     missing = [each for each in layers if not blobs.has(each.digest)]
     if missing:
-        report.log(f"Pulling {repository.reference}: {sum(each.size for each in missing) / 1e6:.0f} MB")
+        report.log(f"Pulling {repository.reference}: {in_words(sum(each.size for each in missing))}")
     await asyncio.gather(*(fetch(each.digest) for each in (config, *layers)))
     known = json.loads(blobs.read(config.digest))
     _check(known, platform, repository.reference)

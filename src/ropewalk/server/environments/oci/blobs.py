@@ -14,11 +14,16 @@ from typing import IO, Any
 
 from ropewalk.errors import FixItError
 
-__all__ = ["Blobs", "digest_of", "disk_errors"]
+__all__ = ["Blobs", "digest_of", "disk_errors", "in_words"]
 
 
 def digest_of(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def in_words(size: int) -> str:
+    """Return a number of bytes for people."""
+    return f"{size / 1e6:.1f} MB" if size >= 100_000 else f"{max(size, 1) / 1e3:.1f} kB"
 
 
 @contextlib.contextmanager

@@ -22,8 +22,8 @@ from ropewalk.server.environments.oci import base as bases
 from ropewalk.server.environments.oci import locking, wheels
 from ropewalk.server.environments.oci.assemble import Assembly
 from ropewalk.server.environments.oci.base import Base
-from ropewalk.server.environments.oci.blobs import Blobs, digest_of
-from ropewalk.server.environments.oci.image import Made, compose
+from ropewalk.server.environments.oci.blobs import Blobs, digest_of, in_words
+from ropewalk.server.environments.oci.image import Descriptor, Made, compose
 from ropewalk.server.environments.oci.layers import Layer, pack
 from ropewalk.server.environments.oci.platform import Platform
 from ropewalk.server.environments.oci.push import Pushed, Store, push
@@ -195,7 +195,7 @@ class ImageBuilder:
         known = self._blobs.fact(key)
         if isinstance(known, dict) and self._blobs.has(known["digest"]):
             return Layer(**known)
-        await report.event(f"Running {len(request.spec.post_build)} commands of post_build.")
+        await report.event("Running the commands of post_build.")
         layer = await run_commands(
             request.spec.post_build,
             below,
@@ -237,7 +237,7 @@ class ImageBuilder:
             self._blobs,
             tag,
             mount=mount,
-            told=lambda blob: report.log(f"Sent {blob.digest[:19]}: {blob.size / 1e6:.1f} MB"),
+            told=lambda blob: report.log(f"Sent {_kind(blob, made)}: {in_words(blob.size)}"),
         )
 
     @property
@@ -258,6 +258,13 @@ class ImageBuilder:
 
     def _cache(self, request: BuildRequest) -> Path:
         return self.cache(request.target.account_id if request.credentials else None)
+
+
+def _kind(blob: Descriptor, made: Made) -> str:
+    """Return what a blob is, for people."""
+    if blob == made.config:
+        return "the configuration"
+    return f"layer {made.layers.index(blob) + 1} of {len(made.layers)}"
 
 
 def _variables(base: Base) -> dict[str, str]:

@@ -125,10 +125,11 @@ async def _send_once(store: Store, blob: Descriptor, blobs: Blobs) -> None:
 
 
 def _read(blobs: Blobs, blob: Descriptor, offset: int) -> bytes:
-    with disk_errors():
+    data = b""
+    with disk_errors(), suppress(FileNotFoundError):
         data = blobs.read(blob.digest, offset, min(PART_BYTES, blob.size - offset))
     if not data:
         with suppress(OSError):
             blobs.forget(blob.digest)
-        raise TryAgainError(f"The blob {blob.digest} in the server's cache is cut off; it is made again.")
+        raise TryAgainError(f"The blob {blob.digest} in the server's cache is gone or cut off; it is made again.")
     return data

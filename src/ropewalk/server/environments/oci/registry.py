@@ -43,7 +43,10 @@ class Manifest:
 
     @property
     def value(self) -> dict[str, Any]:
-        found = json.loads(self.data)
+        try:
+            found = json.loads(self.data)
+        except ValueError:
+            found = None
         return found if isinstance(found, dict) else {}
 
 
@@ -178,14 +181,21 @@ class Repository:
         path = f"{self._path}/blobs/uploads/?mount={digest}&from={source.repository}"
         answer = await self._http.send("POST", path, scope=scope, content=b"", accept=(401, 403, 404, 405))
         if answer.status_code == 202:  # it began an upload instead
-            await self._http.send("DELETE", answer.headers["Location"], scope=self._scope_all, accept=(404, 405))
+            await self._http.send("DELETE", self._location(answer), scope=self._scope_all, accept=(404, 405))
         return answer.status_code == 201
 
     async def begin(self, digest: str, size: int) -> str:  # noqa: ARG002 - a registry learns both at the end
         answer = await self._http.send("POST", f"{self._path}/blobs/uploads/", scope=self._scope_all, content=b"")
-        location = str(self._http.url(answer.headers["Location"]))
+        location = self._location(answer)
         self._uploads[location] = (location, 0)
         return location
+
+    def _location(self, answer: httpx.Response) -> str:
+        """Return where an upload goes on."""
+        location = answer.headers.get("Location")
+        if location is None:
+            raise FixItError(f"The registry {self._http.host} began an upload without saying where it goes on.")
+        return str(self._http.url(location))
 
     async def send(self, upload: str, first: int, data: bytes) -> int:
         location, offset = self._upload(upload)

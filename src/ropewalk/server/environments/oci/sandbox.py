@@ -86,7 +86,7 @@ async def _run(
     if done.status:
         raise FixItError(
             f"The command {command[:200]!r} of post_build ended with status {done.status}: "
-            f"{' '.join(done.errors.split())[-500:] or 'it said nothing'}",
+            f"{' '.join(done.errors.split())[-500:].rstrip('.') or 'it said nothing'}.",
             advice="The log has all it said." + ("" if network else " It had no network: the operator may allow it."),
             field="post_build",
         )

@@ -39,6 +39,8 @@ _TELL_TALES = frozenset({"direct_url.json", "uv_cache.json", "uv_build.json", "R
 """What installers note of this machine and moment; no program needs it."""
 _NOT_COMPILED = frozenset({"test", "tests"})
 """Folders whose modules no node imports; they are half of what there is in some packages."""
+_OURS = ("Using CPython", "Resolved ")
+"""How lines of uv begin that are about this machine, or say again what was said when it was resolved."""
 _COMPILE = Path(__file__).with_name("compile_files.py")
 
 Files = dict[str, list[Entry]]
@@ -175,7 +177,7 @@ async def install(
             cache=cache,
             cwd=Path(folder),
             seconds=INSTALL_SECONDS,
-            say=say,
+            say=lambda line: None if line.startswith(_OURS) else say(line),
             environ=variables,
         )
     if done.status:
