@@ -141,7 +141,7 @@ class TestPortForward:
             while sent < 2**29:
                 writer.write(b"x" * 2**20)
                 sent += 2**20
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(2):
                     await writer.drain()
         assert sent < 2**29
         writer.transport.abort()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ropewalk.backends.kubernetes import api
 from ropewalk.backends.kubernetes import watch as watching
 from ropewalk.backends.kubernetes.backend import KubernetesBackend
 from ropewalk.backends.port import Answer, Place
@@ -125,7 +126,10 @@ class TestWhileNothingIsHeard:
         proxy.down = False
         await until(backend, "s", Answer.RUNNING)
 
-    async def test_never_looked_nodes_are_unknown_too(self, backend: KubernetesBackend, proxy: Proxy) -> None:
+    async def test_never_looked_nodes_are_unknown_too(
+        self, backend: KubernetesBackend, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(api, "TRIES", 1)
         proxy.down = True
         assert (await seen(backend, "never")).answer is Answer.UNKNOWN
         with pytest.raises(TryAgainError):
