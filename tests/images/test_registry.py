@@ -222,6 +222,19 @@ class TestAccess:
                 await stranger.find("1")
             await stranger.aclose()
 
+    async def test_a_registry_is_trusted_by_the_authority_that_was_given(self, tmp_path: Path, blobs: Blobs) -> None:
+        cert, key = registries.certificate(tmp_path / "tls")
+        other, _ = registries.certificate(tmp_path / "other")
+        with registries.running(tmp_path / "registry", tls={"certificate": str(cert), "key": str(key)}) as registry:
+            repository = opened(registry.host, "team/images", Access(ca=cert.read_text()))
+            await push(repository, image(blobs, b"content"), blobs, "1")
+            await repository.aclose()
+            stranger = opened(registry.host, "team/images", Access(ca=other.read_text()))
+            with pytest.raises(FixItError, match="certificate that is not trusted") as caught:
+                await stranger.find("1")
+            assert caught.value.field == "ca"
+            await stranger.aclose()
+
     def test_plain_http_is_for_this_machine_or_by_permission(self) -> None:
         assert Access().base("registry.example.com") == "https://registry.example.com"
         assert Access().base("127.0.0.1:5000") == "http://127.0.0.1:5000"
