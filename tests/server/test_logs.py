@@ -95,6 +95,7 @@ def test_what_only_sounds_like_a_secret_is_shown(logs: io.StringIO, name: str) -
     ("text", "canary"),
     [
         ("got rwt_Ab-c_123456789 from ada", "Ab-c_123456789"),
+        ("GET /join/rwi_Ab-c_123456789", "Ab-c_123456789"),
         ("Authorization: Bearer abcdefghijkl.mnop", "abcdefghijkl"),
         ("Authorization: Basic YWRhOmh1bnRlcjI=", "YWRhOmh1bnRlcjI"),
         ("connect to postgresql://ropewalk:hunter2@db/x failed", "hunter2"),

@@ -175,11 +175,23 @@ class Story:
         self.secrets[browser.cookies["ropewalk_session"]] = {"POST /sign-in"}
         page = await browser.get("/device", params={"user_code": login["user_code"]})
         csrf = re.findall(r'name="csrf" value="([^"]*)"', page.text)[0]
-        self.secrets[csrf] = {"GET /device", "POST /device"}
+        self.secrets[csrf] = {"GET /device"}  # another one in each page
         fields = {"csrf": csrf, "user_code": login["user_code"], "decision": "approve"}
         assert "Approved" in (await browser.post("/device", data=fields)).text
         claimed = await self.post(anyone, "/device/token", 200, device_code=login["device_code"])
         self.secrets[claimed["token"]["token"]] = {"POST /api/v1/device/token"}
+
+    async def invitations(self, root: httpx.AsyncClient) -> None:
+        """Invite somebody, who comes by the page. Its address has the secret in it, which no log may have."""
+        path = "/accounts/physics/invitations"
+        await self.post(root, "/accounts", 201, slug="physics")
+        made = await self.post(root, path, 201)
+        secret = made["url"].rpartition("/")[2]
+        self.secrets[secret] = {f"POST /api/v1{path}", f"GET /join/{secret}"}
+        browser = await self.client()
+        assert (await browser.get(f"/join/{secret}")).status_code == 200
+        await self.give(browser, "/invitations/join", 201, token=secret, username="marie", password=PASSWORD)
+        assert (await browser.get(f"/join/{secret}")).status_code == 404
 
     async def clusters(self, ada: httpx.AsyncClient) -> None:
         """Store credentials of a cloud account, environment variables and keys of a cluster."""
@@ -264,6 +276,7 @@ async def test_secrets_are_nowhere_but_in_the_one_answer_that_gives_them(api: Ap
     root, ada = await story.passwords()
     await story.tokens(ada)
     await story.device()
+    await story.invitations(root)
     await story.clusters(ada)
     await story.cloud_accounts(ada)
     await story.index_credentials(ada)
