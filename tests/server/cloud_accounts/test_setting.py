@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -183,6 +184,19 @@ async def test_two_who_set_it_at_once_cannot_mix_their_wishes(world: World, aws:
         answer = await world.set(ada, settings={"log_retention_days": 14})
     assert answer.status_code == 409
     assert (await world.show(ada))["settings"]["log_retention_days"] == 90
+
+
+async def test_the_same_first_wish_twice_at_once_makes_one_cloud_account(world: World, aws: MemoryCloud) -> None:
+    ada = await world.admin()
+    aws.inject("identity", delay=0.1, times=3)
+    same = {"credentials": KEY, "settings": {"region": "eu-west-1"}}
+    answers = await asyncio.gather(*(world.set(ada, **same) for _ in range(2)), world.set(ada, credentials=ROTATED))
+    statuses = [answer.status_code for answer in answers]
+    assert statuses in ([200, 200, 409], [409, 409, 200]), "the other one may be first"
+    (row,) = await rows(world)
+    shown = await world.show(ada)
+    assert (row.id, shown["set_by"], shown["work"]) == (shown["id"], "ada", None)
+    assert [event["code"] for event in await world.ask(ada, "GET", "/events")] == ["cloud_account.updated"]
 
 
 async def test_setting_it_is_an_event_without_secrets(world: World) -> None:
