@@ -189,7 +189,7 @@ async def test_two_who_set_it_at_once_cannot_mix_their_wishes(world: World, aws:
 async def test_the_same_first_wish_twice_at_once_makes_one_cloud_account(world: World, aws: MemoryCloud) -> None:
     ada = await world.admin()
     aws.inject("identity", delay=0.1, times=3)
-    same = {"credentials": KEY, "settings": {"region": "eu-west-1"}}
+    same: dict[str, Any] = {"credentials": KEY, "settings": {"region": "eu-west-1"}}
     answers = await asyncio.gather(*(world.set(ada, **same) for _ in range(2)), world.set(ada, credentials=ROTATED))
     statuses = [answer.status_code for answer in answers]
     assert statuses in ([200, 200, 409], [409, 409, 200]), "the other one may be first"
