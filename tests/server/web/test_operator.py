@@ -179,6 +179,7 @@ async def test_the_audit_trail_is_filtered_paged_and_downloaded(api: Api) -> Non
         assert ("Nothing is like that" not in root.text) is some, query
     for query in ("since=soon", "level=loud", "before=x"):
         assert (await root.open(f"/operator/audit?{query}")).status_code == 422, query
+        assert (await root.client.get(f"/operator/audit.csv?{query}")).status_code == 422, query
     told = await root.client.get("/operator/audit.csv?actor=ada&code=cluster.")
     rows = list(csv.DictReader(io.StringIO(told.text)))
     assert (len(rows), rows[-1]["message"], rows[0]["actor"]) == (120, "The <i>event</i> 119.", "ada")

@@ -1,6 +1,6 @@
 """For operators: the accounts and the users of the installation."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
@@ -163,7 +163,7 @@ async def change_user(
     request: Request,
     username: str,
     *,
-    change: Text = "",
+    change: Annotated[Literal["disable", "enable", "promote", "demote", "password"], Form()],
     password: Password = "",
     csrf: Csrf = "",
 ) -> Response:
@@ -177,7 +177,7 @@ async def change_user(
         "password": {"password": password},
     }
     try:
-        wish = UserUpdate.model_validate(wishes.get(change, {}))
+        wish = UserUpdate.model_validate(wishes[change])
         await users.update_user(context, visit.caller, username, wish, address=address_of(request))
     except ValidationError as exc:
         return await _user(context, visit, username, status=422, error=problem(exc)[1], field=problem(exc)[0])

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
 
+from ropewalk.errors import InputError
 from ropewalk.schemas.audit import AuditQuery
 from ropewalk.schemas.cloud_accounts import HostedSettings
 from ropewalk.server.cloud_accounts import service as cloud_accounts
@@ -117,12 +118,16 @@ class Filters:
     before: Text = ""
 
     def query(self, limit: int) -> AuditQuery:
-        """Return what is asked for; a day is one of UTC, and the last one is counted."""
+        """Return what is asked for; a day is one of UTC, and the last one is counted. InputError names the field."""
         given: dict[str, Any] = {name: text.strip() for name, text in vars(self).items() if text.strip()}
         for name, days in (("since", 0), ("until", 1)):
             if name in given:
                 given[name] = _moment(given[name], days)
-        return AuditQuery.model_validate({**given, "limit": limit})
+        try:
+            return AuditQuery.model_validate({**given, "limit": limit})
+        except ValidationError as exc:
+            field, text = problem(exc)
+            raise InputError(f"{field}: {text}", field=field) from None
 
     def address(self, **changes: object) -> str:
         """Return the query of an address with these filters."""
@@ -148,9 +153,8 @@ async def show_audit(context: ContextDep, visit: Auditor, asked: Asked) -> Respo
         found = (await audit.read_audit(context, asked.query(PAGE + 1)))[::-1]
         older = asked.address(before=found[PAGE - 1].id) if len(found) > PAGE else None
         values |= {"found": found[:PAGE], "older": older}
-    except ValidationError as exc:
-        field, text = problem(exc)
-        status, values = 422, {**values, "error": f"{field}: {text}", "field": field}
+    except InputError as exc:
+        status, values = 422, {**values, "error": str(exc), "field": exc.field}
     return await show(
         context,
         visit,
