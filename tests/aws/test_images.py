@@ -103,6 +103,15 @@ async def test_an_upload_that_ecr_does_not_know_is_told_as_that(store: EcrImages
     assert caught.value.details["upload"] == "unknown"
 
 
+async def test_a_part_whose_answer_was_lost_is_not_sent_again_from_the_beginning(aws: Double, store: EcrImages) -> None:
+    upload = await store.begin(digest_of(b"onetwo"), 6)
+    assert await store.send(upload, 0, b"one") == 3
+    aws.inject("ecr:UploadLayerPart", "lost")
+    assert await store.send(upload, 3, b"two") == 6
+    assert await store.send(upload, 0, b"one") == 6  # who was ended goes on from what ECR has
+    await store.finish(upload, digest_of(b"onetwo"))
+
+
 async def test_a_tag_never_moves_to_another_image(store: EcrImages, aws: Double) -> None:
     name = f"ropewalk/{PLACE.cloud_account}"
     aws.client("ecr").put_image_tag_mutability(repositoryName=name, imageTagMutability="IMMUTABLE")

@@ -83,12 +83,21 @@ def _upload(data: Mapping[str, Any]) -> Answer:
     if upload not in _parts:
         return refuse("UploadNotFoundException", f"The upload '{upload}' does not exist")
     if first != len(_parts[upload]) or last - first + 1 != len(blob):
-        return refuse("InvalidLayerPartException", f"Expected a part that begins at byte {len(_parts[upload])}")
+        return _invalid_part(upload)
     if len(blob) > LARGEST_PART:
         return refuse("InvalidLayerPartException", f"A part has at most {LARGEST_PART} bytes")
     _parts[upload] += blob
     answer: Answer = json_response({"uploadId": upload, "lastByteReceived": len(_parts[upload]) - 1})
     return answer
+
+
+def _invalid_part(upload: str) -> Answer:
+    """Refuse a part that does not follow on the last one, and tell where that ended (InvalidLayerPartException)."""
+    status, headers, _ = refuse("InvalidLayerPartException", "")
+    said = f"Expected a part that begins at byte {len(_parts[upload])}"
+    last = {"lastValidByteReceived": len(_parts[upload]) - 1} if _parts[upload] else {}
+    body = {"__type": "InvalidLayerPartException", "message": said, "uploadId": upload, **last}
+    return status, headers, json.dumps(body).encode()
 
 
 def _complete(data: Mapping[str, Any]) -> Answer:

@@ -64,6 +64,8 @@ def _answered(response: dict[str, Any], call: str) -> Fault:
     message = str(response["Error"].get("Message") or "").strip()
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
     details: dict[str, Any] = {"aws_code": code, "aws_message": message, "call": call}
+    if (last := response.get("lastValidByteReceived")) is not None:  # of ECR's InvalidLayerPartException
+        details["last_byte"] = last
     if code in THROTTLING:
         return Fault(
             TryAgainError(f"AWS answers {call} with {code}: too many requests.", delay=5.0, details=details),
