@@ -27,6 +27,7 @@ async def everything(api: Api) -> tuple[Visitor, list[str]]:
     return await Visitor.make(api, "ada"), pages(api.app, **{**PARAMETERS, **there})
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # pages are the same on both
 async def test_no_page_loads_or_runs_what_is_not_a_file_of_this_server(api: Api) -> None:
     ada, paths = await everything(api)
     assert len(paths) > 25
@@ -59,6 +60,7 @@ async def test_files_are_kept_for_ever_at_addresses_with_their_hash(api: Api) ->
     assert (await api.client.get(f"/static/{digest}/icons.json")).status_code == 404
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # pages are the same on both
 async def test_a_page_with_all_its_files_weighs_little(api: Api) -> None:
     ada, paths = await everything(api)
     for path in paths:
