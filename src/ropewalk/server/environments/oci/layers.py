@@ -27,7 +27,7 @@ MEDIA_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
 EPOCH = 315532800
 """1980-01-01: the earliest time that zip files can have, which some programs make of what they find."""
 LEVEL = 4
-"""Of zlib. Over 300 MB of a data frame stack 4 takes 45 % of the time of 6 and gives 3 % more bytes."""
+"""Of zlib. For 370 MB of pyarrow, pandas, numpy and others, 4 takes 7.8 s and 6 15.1 s, for 3.5 % fewer bytes."""
 _CHUNK = 2**20
 
 
