@@ -41,10 +41,22 @@ from ropewalk.server.identity.sign_on import make_provider
 from ropewalk.server.metrics import Metrics
 from ropewalk.server.setup import check_schema, open_vault, prepare
 from ropewalk.server.wakeups import Wakeups
+from ropewalk.server.web import (
+    cloud,
+    cloud_aws,
+    cloud_kubernetes,
+    cloud_work,
+    cluster_logs,
+    device,
+    join,
+    profile,
+    sign_in,
+    sign_on,
+    static_files,
+    team,
+)
 from ropewalk.server.web import cluster as cluster_page
-from ropewalk.server.web import cluster_logs, join, sign_on, team
 from ropewalk.server.web import clusters as cluster_pages
-from ropewalk.server.web import cloud, cloud_aws, cloud_kubernetes, cloud_work, device, profile, sign_in, static_files
 from ropewalk.server.web import configurations as configuration_pages
 from ropewalk.server.web import errors as page_errors
 from ropewalk.server.web import operator as operator_pages

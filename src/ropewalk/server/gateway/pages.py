@@ -29,8 +29,8 @@ def page(status: int, title: str, text: str, *, server: str, link: str = "") -> 
 def no_pass(server: str, cluster_id: str) -> HTMLResponse:
     """Return the page for those who have no ticket and no cookie, or one that does not count any more."""
     text = (
-        "Links to dashboards work once, for a minute, and let you in for 8 hours. Open it anew from the cluster's page, "
-        "with: ropewalk cluster dashboard NAME, or in Python from cluster.dashboard_link."
+        "Links to dashboards work once, for a minute, and let you in for 8 hours. Open it anew from the cluster's "
+        "page, with: ropewalk cluster dashboard NAME, or in Python from cluster.dashboard_link."
     )
     link = f"{server}/clusters/{cluster_id}"
     return page(401, "You need a link to open this dashboard", text, server=server, link=link)
