@@ -116,7 +116,8 @@ MEANINGS: Mapping[EventCode, str] = {
     EventCode.ENVIRONMENT_CREATED: "Somebody asked for a software environment, or for a new version of one.",
     EventCode.ENVIRONMENT_STEP: "A step of a build was done; the sentence says which.",
     EventCode.ENVIRONMENT_READY: "A version of a software environment was built.",
-    EventCode.ENVIRONMENT_FAILED: "A build failed; the sentence says why, in the resolver's own words where it was that.",
+    EventCode.ENVIRONMENT_FAILED: "A build failed; the sentence says why, in the resolver's own words where it was "
+    "that.",
     EventCode.ENVIRONMENT_RETRYING: "A step of a build failed for a passing reason, and is tried again.",
     EventCode.ENVIRONMENT_REBUILDING: "What was built is gone, or is wanted in another place: it is built again.",
     EventCode.ENVIRONMENT_DELETED: "A software environment was deleted, by somebody or because nobody used it.",
