@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 from ropewalk.client import calls
 from ropewalk.client.config import Login, split_name
@@ -41,7 +41,7 @@ def create_software_environment(
     private: bool | None = None,
     account: str | None = None,
     force_rebuild: bool = False,
-    log_output: IO[str] | None = sys.stdout,
+    log_output: IO[str] | Literal["stdout"] | None = "stdout",
     asynchronous: bool = False,
 ) -> EnvironmentDetail:
     """Make a software environment, or a new version of one, and wait until it is built.
@@ -63,7 +63,7 @@ def create_software_environment(
         private: Nobody else sees it.
         account: Whose it is, if the name does not say.
         force_rebuild: Resolve and build also if nothing was changed.
-        log_output: Where the log of the build is written as it goes on; None: nowhere.
+        log_output: Where the log of the build is written as it goes on: a file, ``"stdout"``, or None for nowhere.
         asynchronous: Return an awaitable.
 
     Raises:
@@ -97,7 +97,10 @@ def create_software_environment(
     return result
 
 
-def _say(stream: IO[str] | None) -> Say:
+def _say(given: IO[str] | Literal["stdout"] | None) -> Say:
+    # Looked up now: notebooks and tests put another one in its place.
+    stream = sys.stdout if given == "stdout" else given
+
     def say(text: str) -> None:
         if stream is not None:
             stream.write(text)
