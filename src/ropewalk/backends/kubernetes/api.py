@@ -33,7 +33,7 @@ PARALLEL = 32
 """Requests at a time. API servers allow some 400 in flight for all their users together."""
 
 CLOSE_SECONDS = 1.0
-"""For the event loop to close a socket, which takes it one turn."""
+"""For the event loop to close a socket, which takes it one turn, and for requests that nobody waits for any more."""
 
 METHODS = {"get": "GET", "list": "GET", "watch": "GET", "create": "POST", "delete": "DELETE"}
 
@@ -70,6 +70,12 @@ async def end_websocket(channel: aiohttp.ClientWebSocketResponse) -> None:
         await wire.cut()
 
 
+def _hang_up(request: asyncio.Future[aiohttp.ClientResponse]) -> None:
+    """Close an answer that nobody waits for any more."""
+    if not request.cancelled() and request.exception() is None:
+        request.result().close()
+
+
 class Api:
     """One namespace of one API server.
 
@@ -83,6 +89,8 @@ class Api:
         self._pool: Any = None
         self._slots = asyncio.Semaphore(PARALLEL)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._requests: set[asyncio.Future[aiohttp.ClientResponse]] = set()
+        """That have no answer yet."""
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run something that holds a connection, until :meth:`close` at the latest."""
@@ -96,6 +104,8 @@ class Api:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._requests:
+            await asyncio.wait(self._requests, timeout=CLOSE_SECONDS)
         pool, self._pool = self._pool, None
         if pool is not None:
             await pool.close()
@@ -252,15 +262,24 @@ class Api:
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's own object: it tells connecting from reading
     ) -> aiohttp.ClientResponse:
         self._session()
-        response: aiohttp.ClientResponse = await self._pool.request(
-            METHODS[call.verb],
-            self._url(path, query),
-            headers=self._headers(),
-            body=dict(body) if body is not None else None,
-            _preload_content=False,
-            _request_timeout=timeout,
+        request: asyncio.Future[aiohttp.ClientResponse] = asyncio.ensure_future(
+            self._pool.request(
+                METHODS[call.verb],
+                self._url(path, query),
+                headers=self._headers(),
+                body=dict(body) if body is not None else None,
+                _preload_content=False,
+                _request_timeout=timeout,
+            )
         )
-        return response
+        self._requests.add(request)
+        request.add_done_callback(self._requests.discard)
+        try:
+            return await asyncio.shield(request)
+        except asyncio.CancelledError:
+            # Python forgets a connection whose TLS has not begun when it is cancelled; so it comes up, and is closed.
+            request.add_done_callback(_hang_up)
+            raise
 
 
 @contextlib.contextmanager
