@@ -236,7 +236,7 @@ def test_diagnostics_say_everything_but_the_secrets(monkeypatch: pytest.MonkeyPa
     assert found["configuration"]["token"] == "********"
     assert found["configuration"]["file_mode"] == "0600"
     assert found["configuration"]["cluster"] == {
-        "environ": "********", "worker_cpu": 2, "wait_for_workers": 0.3,
+        "environ": "********", "worker_cpu": 2, "wait_for_workers": 0.3, "package_sync": True,
     }  # fmt: skip
     assert found["environment"] == ["DASK_ROPEWALK__TOKEN"]
     assert found["network"]["HTTPS_PROXY"] == "http://********@proxy.test:3128"

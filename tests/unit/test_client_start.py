@@ -12,6 +12,7 @@ import pytest
 from ropewalk.client import claims, start
 from ropewalk.client.claims import Claim, release
 from ropewalk.client.config import Login
+from ropewalk.client.environment.sync import Software
 from ropewalk.client.failure import guilty, start_error
 from ropewalk.client.http import AsyncApi, RetryPolicy
 from ropewalk.client.progress import Progress, Silent
@@ -95,13 +96,16 @@ def api_of(server: Server) -> AsyncApi:
 
 
 def starter(server: Server, name: str | None = "mine", *, attach_only: bool = False) -> Starter:
+    api = api_of(server)
+    software = Software(api, sync=False, versions="ignore", step=lambda _: None, say=lambda _: None)
     return Starter(
-        api_of(server),
+        api,
         Login(SERVER, TOKEN, None, None),
         ClusterCreate() if name is None else ClusterCreate(name=name),
         account=None,
         attach_only=attach_only,
         progress=Progress(Silent()),
+        software=software,
         on_event=lambda _: None,
         on_change=lambda _: None,
     )

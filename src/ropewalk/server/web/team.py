@@ -169,7 +169,7 @@ async def _page(context: Context, visit: AccountVisit, **values: Any) -> Respons
     waiting = []
     if caller.may(Permission.ACCOUNT_INVITATIONS_READ):
         waiting = await invitations.list_invitations(context, caller)
-    defaults = {"form": "", "error": "", "field": None, "typed": {}, "made": None}
+    defaults: dict[str, Any] = {"form": "", "error": "", "field": None, "typed": {}, "made": None}
     values = defaults | values
     values["typed"] = BLANK | values["typed"]
     return await show(
