@@ -228,7 +228,7 @@ def test_stop_of_what_has_stopped_changes_nothing(run: Run, server: FakeServer) 
     server.answer("GET", FLIGHTS, cluster(state=ClusterState.STOPPED, reason="It was idle.", stopped_at=NOW))
     result = run("cluster", "stop", "flights")
     assert result.exit_code == 0
-    assert "has stopped: It was idle." in result.stdout
+    assert result.stdout.endswith("has stopped: It was idle.\n")
 
 
 def test_stop_waits_until_everything_is_gone(run: Run, server: FakeServer) -> None:

@@ -243,7 +243,7 @@ def stop(
 def _ending(cluster: ClusterDetail) -> str:
     if cluster.state.live:
         return "is stopping"
-    return f"has {cluster.state}: {cluster.reason}" if cluster.reason else f"has {cluster.state}"
+    return f"has {cluster.state}: {cluster.reason.rstrip('.')}" if cluster.reason else f"has {cluster.state}"
 
 
 def _until_gone(api: Session, cluster: ClusterDetail) -> ClusterDetail:
