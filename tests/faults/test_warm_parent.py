@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import venv
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -17,7 +19,7 @@ import psutil
 import pytest
 from distributed import Client, Security
 
-from ropewalk.backends.local import LocalBackend, Spawner, parent, processes, spawner
+from ropewalk.backends.local import LocalBackend, Spawner, parent, parents, processes, spawner
 from ropewalk.backends.local.parent import Command, WarmParent
 from ropewalk.backends.local.processes import Identity
 from ropewalk.backends.local.spawner import base_environ
@@ -358,6 +360,80 @@ def serve() -> None:
     made.start()
     os.write(1, b"%d\n" % parent_pid(made))
     signal.pause()
+
+
+class TestEnvironments:
+    @pytest.fixture
+    def light(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Spawner]:
+        """A spawner whose parents import next to nothing."""
+        monkeypatch.setattr(parent, "PRELOAD", ("wave",))
+        monkeypatch.setattr(spawner, "FIRST_RETRY", 0.01)
+        made = Spawner()
+        yield made
+        made.close()
+
+    @staticmethod
+    def environment(path: Path) -> str:
+        """Make a virtual environment; return its interpreter."""
+        venv.create(path, symlinks=True)
+        return str(path / "bin" / "python")
+
+    @staticmethod
+    def say(made: Spawner, tmp_path: Path, interpreter: str, code: str) -> tuple[Identity, Path]:
+        program, out = tmp_path / "program.py", tmp_path / f"out{len(list(tmp_path.iterdir()))}"
+        program.write_text(code)
+        with out.open("wb") as log:
+            identity = made.of(interpreter).spawn(
+                Command(program, [], base_environ(), tmp_path, log, (), interpreter=interpreter)
+            )
+        assert identity is not None
+        return identity, out
+
+    def test_each_has_a_parent_of_its_own_that_its_nodes_are_forked_from(self, light: Spawner, tmp_path: Path) -> None:
+        light.start()
+        pythons = [self.environment(tmp_path / name) for name in ("one", "two")]
+        pids = [parent_pid(light.of(python)) for python in pythons]
+        assert len({*pids, parent_pid(light)}) == 3
+        for python, expected in zip(pythons, pids, strict=True):
+            identity, out = self.say(light, tmp_path, python, "import os, sys; print(sys.prefix, os.getppid())")
+            assert ended(identity) == 0
+            assert out.read_text().split() == [str(Path(python).parents[1]), str(expected)]
+
+    def test_without_one_nodes_have_the_parent_of_all(self, light: Spawner) -> None:
+        assert light.of(None) is light
+        assert light.of(sys.executable) is light
+
+    def test_the_one_that_was_not_used_for_longest_makes_room_and_still_tells_how_its_nodes_end(
+        self, light: Spawner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(parents, "MOST", 1)
+        first, second = (self.environment(tmp_path / name) for name in ("one", "two"))
+        old = parent_pid(light.of(first))
+        identity, _ = self.say(light, tmp_path, first, "import signal; signal.pause()")
+        new = parent_pid(light.of(second))
+        assert psutil.pid_exists(old), "its node lives"
+        processes.kill([identity])
+        assert ended(identity) == -signal.SIGKILL
+        wait_until(lambda: not psutil.pid_exists(old))
+        assert psutil.pid_exists(new)
+
+    def test_one_that_is_not_used_or_was_removed_has_none_any_more(
+        self, light: Spawner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        removed, idle = (self.environment(tmp_path / name) for name in ("one", "two"))
+        pids = [parent_pid(light.of(python)) for python in (removed, idle)]
+        shutil.rmtree(tmp_path / "one")
+        light.start()
+        wait_until(lambda: not psutil.pid_exists(pids[0]))
+        assert psutil.pid_exists(pids[1])
+        monkeypatch.setattr(parents, "IDLE", -1.0)
+        light.start()
+        wait_until(lambda: not psutil.pid_exists(pids[1]))
+
+    def test_all_end_with_the_parent_of_all(self, light: Spawner, tmp_path: Path) -> None:
+        pid = parent_pid(light.of(self.environment(tmp_path / "one")))
+        light.close()
+        wait_until(lambda: not psutil.pid_exists(pid))
 
 
 class TestNanny:

@@ -104,7 +104,7 @@ class LocalBackend:
         self._stopping: dict[str, Stopping] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._change = asyncio.Event()
-        self._warming: asyncio.Task[None] | None = None
+        self._warming: dict[Spawner, asyncio.Task[None]] = {}
         self._holding: asyncio.Task[None] | None = None
 
     @property
@@ -184,7 +184,7 @@ class LocalBackend:
                 yield resource
 
     async def launch(self, request: LaunchRequest) -> Sequence[LaunchResult]:
-        await self._warmed()
+        await self._warmed(request.interpreter)
         starts = {node.name: self._start(request, node) for node in request.nodes}
         table = Table()
         results: dict[str, LaunchResult] = {}
@@ -307,13 +307,16 @@ class LocalBackend:
         """See to it that there will be a process to fork nodes from, of the kind that they need."""
         self._spawner.start(isolated=(await self.isolation()).isolated)
 
-    async def _warmed(self) -> None:
+    async def _warmed(self, interpreter: str | None) -> None:
         """Wait for that process, if it will soon be there; all launches wait in one thread."""
         await self._begin_warming()
-        if self._spawner.imports:
-            if self._warming is None or self._warming.done():
-                self._warming = self._spawn(asyncio.to_thread(self._spawner.wait_imported))
-            await asyncio.shield(self._warming)
+        spawner = self._spawner.of(interpreter)
+        if spawner.imports:
+            warming = self._warming.get(spawner)
+            if warming is None:
+                warming = self._warming[spawner] = self._spawn(asyncio.to_thread(spawner.wait_imported))
+                warming.add_done_callback(lambda _: self._warming.pop(spawner, None))
+            await asyncio.shield(warming)
 
     def _home(self, handle: NodeHandle) -> NodeHome:
         return NodeHome.of(self._root, self._installation, handle)

@@ -132,7 +132,7 @@ def _spawn(plan: Plan, start: Start, lock: int) -> Identity | None:
                 stdin=stdin,
                 confinement=confinement,
             )
-            return plan.spawner.spawn(command)
+            return plan.spawner.of(start.interpreter).spawn(command)
 
 
 @contextmanager

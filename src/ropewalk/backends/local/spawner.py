@@ -32,6 +32,7 @@ from ropewalk.backends.local.parent import (
     packages,
     supported,
 )
+from ropewalk.backends.local.parents import Parents
 from ropewalk.backends.local.processes import Identity
 
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0
@@ -108,6 +109,8 @@ class Spawner:
         self._thread: threading.Thread | None = None
         self._guard = threading.Lock()
         self._closed = False
+        self._retired = False
+        self._environments = Parents(self._for_environment)
         self._changed = threading.Condition(self._guard)
         self._bell: socket.socket | None = None
 
@@ -129,6 +132,21 @@ class Spawner:
                 self._thread.start()
         if changed and parent is not None:
             self._drop(parent)
+        self._environments.expire()
+
+    def of(self, interpreter: str | None) -> Spawner:
+        """Return what starts nodes with *interpreter*, of a virtual environment: it begins to have a parent of its own.
+
+        None, or the interpreter of this one: this one. An environment must not change once nodes run in it.
+        """
+        if interpreter is None or interpreter == self._interpreter or not self._warm:
+            return self
+        found = self._environments.of(interpreter)
+        found.start(isolated=self._isolated)
+        return found
+
+    def _for_environment(self, interpreter: str) -> Spawner:
+        return Spawner(environ=self._environ, interpreter=interpreter)
 
     @property
     def imports(self) -> bool:
@@ -186,15 +204,26 @@ class Spawner:
             confinement=command.confinement,
         )
 
+    def retire(self) -> None:
+        """Start nothing any more; the warm parent stays until its nodes have ended, to tell how."""
+        self._retired = True
+        self._end()
+
     def close(self) -> None:
-        """End the warm parent; nodes go on."""
+        """End the warm parent, and those of environments; nodes go on."""
+        self._environments.close()
+        thread = self._end()
+        if thread is not None:
+            thread.join()
+
+    def _end(self) -> threading.Thread | None:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-            thread, bell = self._thread, self._bell
-        if thread is not None and bell is not None:
+            bell = self._bell
+        if bell is not None:
             bell.close()
-            thread.join()
+        return self._thread
 
     def _usable(self, command: Command) -> WarmParent | None:
         parent = self.parent
@@ -255,8 +284,10 @@ class Spawner:
             lives = self._until_over(parent, ring)
         finally:
             self._have(None)
-            if lives and not self._closed:
+            if lives and (self._retired or not self._closed):
                 parent.retire()
+                if self._retired:
+                    parent.process.wait()  # it dies with this thread
             else:
                 parent.close()
 
