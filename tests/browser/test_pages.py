@@ -84,12 +84,12 @@ def look(page: Page, name: str) -> None:
     ARTEFACTS.mkdir(parents=True, exist_ok=True)
     size = page.viewport_size
     for scheme, width in (("light", 1280), ("dark", 1280), ("light", 400)):
-        page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+        page.emulate_media(color_scheme="dark" if scheme == "dark" else "light", reduced_motion="reduce")
         page.set_viewport_size({"width": width, "height": 800})
         page.screenshot(path=ARTEFACTS / f"{name}-{scheme}-{width}.png", full_page=True, animations="disabled")
         wide = page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
         assert not wide, f"{name} is wider than a screen of {width}"
-    page.emulate_media(color_scheme="light")
+    page.emulate_media(color_scheme="light", reduced_motion="reduce")
     if size is not None:
         page.set_viewport_size(size)
 
@@ -182,11 +182,11 @@ def test_nothing_serious_keeps_people_from_using_any_page(busy: LiveServer, page
     sign_in(page, busy)
     wrong: dict[str, Any] = {}
     for path in pages(app, **{**PARAMETERS, **values}):
-        page.emulate_media(color_scheme="light")
+        page.emulate_media(color_scheme="light", reduced_motion="reduce")
         page.goto(busy.url + path)
         expect(page.locator("html")).to_have_attribute("data-bs-theme", "light")
         found = violations(page)
-        page.emulate_media(color_scheme="dark")
+        page.emulate_media(color_scheme="dark", reduced_motion="reduce")
         expect(page.locator("html")).to_have_attribute("data-bs-theme", "dark")
         if found := found + violations(page, only="color-contrast"):
             wrong[path] = found

@@ -94,7 +94,6 @@ class TestInventory:
             left = not_records(place.everything() - before, NODES)
         start = "file data/local/clusters/c1/c1-scheduler"
         assert left == [
-            "file data/local",
             "file data/local/clusters",
             f"{start}/about.json.abc.new",
             f"{start}/config.json",
