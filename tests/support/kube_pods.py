@@ -60,6 +60,7 @@ class Pod:
         self.reason: str | None = None
         self.cause: str | None = None
         self._process: asyncio.subprocess.Process | None = None
+        self._killed = False
 
     @property
     def started(self) -> bool:
@@ -101,6 +102,7 @@ class Pod:
         ]
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
+                *("setpriv", "--pdeathsig", "KILL"),  # it ends with the agent, however that ends
                 *("ip", "netns", "exec", str(self.space)),
                 *("unshare", "--mount", "--propagation", "private", "sh", "-c", _MOUNT, "sh", str(self.hosts)),
                 *(*mounts, "--", *self.container["command"]),
@@ -110,6 +112,8 @@ class Pod:
                 env=self.environ,
                 start_new_session=True,
             )
+        if self._killed:  # meanwhile
+            self.kill()
 
     async def process_ended(self) -> None:
         if self._process is not None:
@@ -126,6 +130,7 @@ class Pod:
                 os.killpg(self._process.pid, number)
 
     def kill(self) -> None:
+        self._killed = True
         self._signal(signal.SIGKILL)
 
     async def stop(self, grace: float) -> None:

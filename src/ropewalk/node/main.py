@@ -55,7 +55,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any
 
 import dask
-from distributed import Scheduler, Security
+from distributed import Nanny, Scheduler, Security
 from distributed.comm import Comm, connect, get_address_host, get_address_host_port
 from distributed.core import Server, Status
 from distributed.diagnostics.plugin import SchedulerPlugin
@@ -675,10 +675,17 @@ async def _close(server: Server) -> None:
     """Close *server* because it was asked to stop.
 
     Workers are asked when their results are elsewhere already, or when the whole cluster ends, so nothing is worth
-    waiting for; and a worker that its scheduler closes at the same time would wait for its Nanny, which waits for it.
+    waiting for. A worker that its scheduler closes at the same time first tells its Nanny, so the Nanny has to listen
+    until the worker has ended: its own way, to listen no more and then to wait for it, lets each wait for the other.
     """
-    options = {} if isinstance(server, Scheduler) else {"timeout": STOP_SECONDS}
-    await server.close(reason="ropewalk-stop", **options)
+    reason = "ropewalk-stop"
+    if isinstance(server, Scheduler):
+        await server.close(reason=reason)
+        return
+    if isinstance(server, Nanny):
+        server.close_gracefully(reason=reason)  # from here on, a worker that ends is not replaced
+        await server.kill(timeout=STOP_SECONDS, reason=reason)
+    await server.close(reason=reason, timeout=STOP_SECONDS)
 
 
 def note_exit(directory: str, status: int) -> None:
