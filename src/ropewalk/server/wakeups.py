@@ -122,3 +122,15 @@ class Wakeups:
         finally:
             # The loop may be closing and the server gone: ending the connection is all that matters.
             connection.terminate()
+
+
+async def first_of(*events: asyncio.Event, seconds: float) -> bool:
+    """Wait for one of *events*, *seconds* at the most; returns whether one came."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        done, _ = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        return bool(done)
+    finally:
+        # Whoever reads a stream may go away meanwhile: their wait is cancelled, and must take these with it.
+        for wait in waits:
+            wait.cancel()

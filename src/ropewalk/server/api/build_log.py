@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from fastapi.responses import StreamingResponse
 
-from ropewalk.server.api.streams import first_of
+from ropewalk.server.api.streams import KEEP_ALIVE_SECONDS
 from ropewalk.server.environments import builds
 from ropewalk.server.environments.report import log_topic
 from ropewalk.server.identity import access
+from ropewalk.server.wakeups import first_of
 
 if TYPE_CHECKING:
     from ropewalk.schemas.environments import LogPart
@@ -51,7 +52,7 @@ async def _follow(context: Context, caller: AccountCaller, build: str, part: Log
             if part.complete or context.stopping.is_set():
                 return
             # Another server may build it: its words are found in the file, by looking now and then.
-            if not await first_of(changed, context.stopping):
+            if not await first_of(changed, context.stopping, seconds=KEEP_ALIVE_SECONDS):
                 yield ": still here\n\n"
             changed.clear()
             if not await access.still(context, caller):

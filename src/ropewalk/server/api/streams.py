@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 from fastapi.responses import StreamingResponse
 
 from ropewalk.server.identity import access
+from ropewalk.server.wakeups import first_of
 
 if TYPE_CHECKING:
     from ropewalk.schemas.common import Event
     from ropewalk.server.context import Context
     from ropewalk.server.identity.permissions import Caller
 
-__all__ = ["KEEP_ALIVE_SECONDS", "Seen", "first_of", "respond"]
+__all__ = ["KEEP_ALIVE_SECONDS", "Seen", "respond"]
 
 KEEP_ALIVE_SECONDS = 15.0
 """A comment is sent on a quiet stream this often, so that proxies keep it open and a dead peer is noticed."""
@@ -55,7 +55,7 @@ async def _follow(
                 yield f"id: {event.id}\nevent: {event.code}\ndata: {event.model_dump_json()}\n\n"
             if (not more and not found) or context.stopping.is_set():
                 return
-            if more and not await first_of(changed, context.stopping):
+            if more and not await first_of(changed, context.stopping, seconds=KEEP_ALIVE_SECONDS):
                 yield ": still here\n\n"
             if context.stopping.is_set():
                 return  # the client asks the next server for what follows
@@ -63,12 +63,3 @@ async def _follow(
             if not await access.still(context, caller):
                 return  # the client asks again, and is told why not
             found, more = await look(after)
-
-
-async def first_of(*events: asyncio.Event, seconds: float = KEEP_ALIVE_SECONDS) -> bool:
-    """Wait for one of *events*; returns whether one came in time."""
-    waits = [asyncio.ensure_future(event.wait()) for event in events]
-    done, pending = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    for wait in pending:
-        wait.cancel()
-    return bool(done)

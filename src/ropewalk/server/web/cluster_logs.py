@@ -17,6 +17,7 @@ from ropewalk.schemas.clusters import ClusterDetail
 from ropewalk.server.clusters import logs, service
 from ropewalk.server.context import Context
 from ropewalk.server.identity.permissions import Permission
+from ropewalk.server.wakeups import first_of
 from ropewalk.server.web import live
 from ropewalk.server.web.deps import AccountVisit, ContextDep, PageRoute, cookie_name, require_session, show
 from ropewalk.server.web.render import part
@@ -108,7 +109,7 @@ async def _follow(context: Context, visit: AccountVisit, cookie: str, reader: lo
             yield _event("status", "Everything has ended: this is all.")
             yield _event("ended", "")
             return
-        if await live.first(context.stopping, seconds=pause):
+        if await first_of(context.stopping, seconds=pause):
             return
         quiet, pause = quiet + pause, min(pause * 1.5, MOST_SECONDS)
         if quiet >= live.KEEP_ALIVE_SECONDS:

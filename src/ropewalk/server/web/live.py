@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from fastapi.responses import StreamingResponse
 
 from ropewalk.server.identity import access, sessions
+from ropewalk.server.wakeups import first_of
 
 if TYPE_CHECKING:
     from ropewalk.server.context import Context
     from ropewalk.server.identity.permissions import Caller
 
-__all__ = ["KEEP_ALIVE_SECONDS", "LEAST_SECONDS", "allowed", "first", "respond"]
+__all__ = ["KEEP_ALIVE_SECONDS", "LEAST_SECONDS", "allowed", "respond"]
 
 KEEP_ALIVE_SECONDS = 15.0
 """A comment is sent on a quiet stream this often: proxies keep it open, and the end of a session is noticed."""
@@ -41,13 +41,13 @@ async def _follow(context: Context, caller: Caller, cookie: str, topic: str) -> 
         # A browser that comes back, after a restart of the server for example, has missed something.
         yield "retry: 2000\nevent: changed\ndata: \n\n"
         while await allowed(context, caller, cookie):
-            woken = await first(changed, context.stopping, seconds=KEEP_ALIVE_SECONDS)
+            woken = await first_of(changed, context.stopping, seconds=KEEP_ALIVE_SECONDS)
             if context.stopping.is_set():
                 return
             changed.clear()
             yield "event: changed\ndata: \n\n" if woken else ": still here\n\n"
             if woken:
-                await first(context.stopping, seconds=LEAST_SECONDS)
+                await first_of(context.stopping, seconds=LEAST_SECONDS)
         # The page asks for itself a last time, and is told why it is not for this browser any more.
         yield "event: changed\ndata: \n\n"
 
@@ -55,14 +55,3 @@ async def _follow(context: Context, caller: Caller, cookie: str, topic: str) -> 
 async def allowed(context: Context, caller: Caller, cookie: str) -> bool:
     """Return whether whoever opened a stream may still have it."""
     return await sessions.find(context, cookie) is not None and await access.still(context, caller)
-
-
-async def first(*events: asyncio.Event, seconds: float) -> bool:
-    """Wait for one of *events*; returns whether one came in time."""
-    waits = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        done, _ = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        return bool(done)
-    finally:
-        for wait in waits:
-            wait.cancel()
