@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from ropewalk.schemas.common import Line, Schema, Slug
+from ropewalk.schemas.common import ErrorBody, Line, Schema, Slug
 
 MAX_PACKAGES = 5000
 """Lines of one environment; the largest that people have are some hundreds."""
@@ -80,6 +80,11 @@ class CondaSpec(Schema):
     dependencies: Annotated[
         list[Annotated[Line, Field(min_length=1, max_length=500)]], Field(max_length=MAX_PACKAGES)
     ] = Field(default_factory=list)
+    matters: Annotated[list[str], Field(max_length=MAX_PACKAGES)] = Field(
+        default_factory=list,
+        description="For package sync: names of what the user asked for, and of Python packages. What becomes of the "
+        "others, which only came along with them, is told in the log alone.",
+    )
 
     _no_password = field_validator("channels")(lambda value: [_without_password(each) for each in value])
 
@@ -177,6 +182,8 @@ class EnvironmentSpec(Schema):
         value["droppable"] = sorted(set(self.droppable))
         if self.conda:
             value["conda"] = {"channels": self.conda.channels, "dependencies": sorted(self.conda.dependencies)}
+            if self.conda.matters:
+                value["conda"]["matters"] = sorted(self.conda.matters)
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -249,6 +256,8 @@ class EnvironmentBuild(Schema):
     started_at: datetime | None
     finished_at: datetime | None
     log_size: int = Field(description="Bytes of its log so far.")
+    size: int | None = Field(None, description="Bytes of what was built: on disk, or of the layers in a registry.")
+    error: ErrorBody | None = Field(None, description="Why it failed, in its parts: what and why, advice, field.")
 
 
 class EnvironmentVersion(Schema):
@@ -280,6 +289,9 @@ class Environment(Schema):
     reason: str | None
     created_at: datetime
     updated_at: datetime
+    used_at: datetime | None = Field(None, description="When the newest cluster with it was made; null: none was.")
+    clusters: list[str] = Field(default_factory=list, description="Names of clusters that live and use it.")
+    size: int | None = Field(None, description="Bytes of the newest good version, where that is known.")
 
 
 class EnvironmentDetail(Environment):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
 from ropewalk.schemas import environments as schemas
+from ropewalk.schemas.common import ErrorBody
 from ropewalk.schemas.environments import BuildState, EnvironmentSpec, Lock, LockedPackage
 from ropewalk.server.db.models import Environment, EnvironmentBuild, EnvironmentVersion, User
 from ropewalk.server.environments.files import Files
+from ropewalk.server.environments.uses import Use, uses
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -20,12 +22,17 @@ __all__ = ["build", "builds_of", "detail", "difference", "listed", "version"]
 
 
 async def listed(session: AsyncSession, rows: Sequence[Environment], account: str) -> list[schemas.Environment]:
-    """Return environments, in three queries however many they are."""
-    creators = await _names(session, rows)
+    """Return environments, in six queries however many they are."""
+    creators, used = await _names(session, rows), await uses(session, rows)
     newest = select(EnvironmentVersion).where(EnvironmentVersion.environment_id.in_([row.id for row in rows]))
     versions = {(each.environment_id, each.number): each for each in await session.scalars(newest)}
+    good = {row.id: versions[row.id, row.good].id for row in rows if row.good is not None}
+    sizes = await _sizes(session, good.values())
     return [
-        schemas.Environment(**_common(row, account, creators[row.creator_id], versions[row.id, row.latest]))
+        schemas.Environment(
+            **_common(row, account, creators[row.creator_id], versions[row.id, row.latest], used[row.id]),
+            size=sizes.get(good.get(row.id, "")),
+        )
         for row in rows
     ]
 
@@ -38,7 +45,10 @@ async def detail(
     mine = select(EnvironmentVersion).where(EnvironmentVersion.environment_id == row.id)
     found = list(await session.scalars(mine.order_by(EnvironmentVersion.number.desc()).limit(most)))
     shown = [await version(session, row, each, files) for each in found]
-    return schemas.EnvironmentDetail(**_common(row, account, creators[row.creator_id], found[0]), versions=shown)
+    used = (await uses(session, [row]))[row.id]
+    sizes = [build.size for each in shown if each.number == row.good for build in each.builds]
+    common = _common(row, account, creators[row.creator_id], found[0], used)
+    return schemas.EnvironmentDetail(**common, size=next(filter(None, sizes), None), versions=shown)
 
 
 async def version(
@@ -85,7 +95,17 @@ def build(name: str, number: int, row: EnvironmentBuild, files: Files) -> schema
         started_at=row.started_at,
         finished_at=row.finished_at,
         log_size=files.log(row.id).size,
+        size=row.details.get("size"),
+        error=None if row.error is None else ErrorBody.model_validate({**row.error, "details": {}}),
     )
+
+
+async def _sizes(session: AsyncSession, versions: Iterable[str]) -> dict[str, int]:
+    """Return the size of one good build of each version, where it is known."""
+    mine = select(EnvironmentBuild.version_id, EnvironmentBuild.details).where(
+        EnvironmentBuild.version_id.in_(versions), EnvironmentBuild.state == BuildState.READY
+    )
+    return {key: details["size"] for key, details in await session.execute(mine) if "size" in details}
 
 
 async def _names(session: AsyncSession, rows: Sequence[Environment]) -> dict[str, str]:
@@ -93,7 +113,7 @@ async def _names(session: AsyncSession, rows: Sequence[Environment]) -> dict[str
     return {key: name for key, name in await session.execute(wanted)}  # noqa: C416 - rows are not tuples to mypy
 
 
-def _common(row: Environment, account: str, creator: str, newest: EnvironmentVersion) -> dict[str, Any]:
+def _common(row: Environment, account: str, creator: str, newest: EnvironmentVersion, used: Use) -> dict[str, Any]:
     return {
         "id": row.id,
         "name": row.name,
@@ -107,6 +127,8 @@ def _common(row: Environment, account: str, creator: str, newest: EnvironmentVer
         "reason": newest.reason,
         "created_at": row.created_at,
         "updated_at": row.updated_at,
+        "used_at": used.last,
+        "clusters": list(used.clusters),
     }
 
 
