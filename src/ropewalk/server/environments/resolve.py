@@ -183,6 +183,8 @@ def check_usable(lock: Lock) -> None:
         FixItError: It has no dask or no distributed.
     """
     names = {package.name for package in lock.packages}
+    if "dask-core" in names:  # what conda calls dask without all that it can use
+        names.add("dask")
     missing = [name for name in NEEDED if name not in names]
     if missing:
         raise FixItError(

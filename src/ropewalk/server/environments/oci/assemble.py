@@ -15,6 +15,7 @@ from ropewalk.schemas.environments import LockedPackage
 from ropewalk.server.environments.builder import BuildRequest, Report
 from ropewalk.server.environments.oci import conda, wheels
 from ropewalk.server.environments.oci.blobs import Blobs, disk_errors, in_words
+from ropewalk.server.environments.oci.channels import Channels
 from ropewalk.server.environments.oci.grouping import Group, Sized, split
 from ropewalk.server.environments.oci.layers import Entry, Layer, Tree, pack
 from ropewalk.server.environments.oci.platform import Platform
@@ -39,7 +40,8 @@ class Assembly:
     """Folder for what is made meanwhile, on the disk of the cache, so that files can be linked."""
     cache: Path
     """Of uv."""
-    conda_cache: Path
+    channels: Channels
+    """Of conda."""
     report: Report
     cores: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(os.cpu_count() or 1))
 
@@ -96,7 +98,7 @@ class Assembly:
     async def _conda(self, packages: Sequence[LockedPackage]) -> dict[str, list[Entry]]:
         if not packages:
             return {}
-        folders = await conda.fetch(packages, self.conda_cache, self.report.log)
+        folders = await conda.fetch(packages, self.channels, self.report.log)
         for package in packages:
             self.blobs.note(f"depends {_identity(package)}", conda.depends(folders[package.name]))
         return {

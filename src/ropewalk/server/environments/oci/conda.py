@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import posixpath
+import re
 import shutil
 import stat
 import tempfile
@@ -19,63 +20,74 @@ from typing import Any
 from ropewalk.errors import FixItError, TryAgainError
 from ropewalk.schemas.environments import CondaSpec, LockedPackage
 from ropewalk.server.environments.oci.blobs import disk_errors
+from ropewalk.server.environments.oci.channels import Channels, explain, rattler
 from ropewalk.server.environments.oci.layers import Entry
 from ropewalk.server.environments.oci.platform import Platform
 from ropewalk.server.environments.oci.wheels import PREFIX
 
-__all__ = ["depends", "entries", "fetch", "solve"]
+__all__ = ["depends", "entries", "fetch", "name_of", "solve", "solved", "subdirs"]
 
 _GLIBC, _KERNEL = "2.28", "5.10"
 """What packages may count upon: as for wheels, and the kernel of Fargate and of supported distributions."""
 _ARCHSPEC = {"amd64": "x86_64", "arm64": "aarch64"}
 _AT_ONCE = 8
+_NAME_END = re.compile(r"[\s=<>!~\[]")
 _STANDING = {"site-packages": "lib/python{python}/site-packages", "python-scripts": "bin"}
 """Folders of packages that are for any version of Python, and where they go."""
 
 
-def _rattler() -> Any:
-    try:
-        import rattler.exceptions  # noqa: PLC0415 - 30 MB, for environments from conda only
-        import rattler.package  # noqa: PLC0415 - as above
-        import rattler.package_streaming  # noqa: PLC0415 - as above
-    except ImportError:
-        raise FixItError(
-            "The server cannot build environments from conda packages: py-rattler is not installed.",
-            advice="An operator runs, where the server is: pip install 'ropewalk[server]', and restarts it.",
-            field="conda",
-        ) from None
-    return rattler
-
-
-async def solve(spec: CondaSpec, python: str, platform: Platform, cache: Path) -> list[LockedPackage]:
+async def solve(spec: CondaSpec, python: str, platform: Platform, channels: Channels) -> list[LockedPackage]:
     """Return what the packages of *spec* come to.
 
     Raises:
         FixItError: There is no solution; the message is the solver's.
         TryAgainError: A channel does not answer.
     """
-    rattler = _rattler()
-    named = {each.split()[0].partition("=")[0].partition(">")[0].partition("<")[0] for each in spec.dependencies}
+    named = {name_of(each) for each in spec.dependencies}
     wanted = [*spec.dependencies, *([] if "python" in named else [f"python {python}.*"])]
+    return await solved(wanted, spec.channels, platform, channels.gateway(spec.channels))
+
+
+def name_of(dependency: str) -> str:
+    """Return the name of the package that a dependency asks for."""
+    return _NAME_END.split(dependency.rpartition("::")[2], maxsplit=1)[0].lower()
+
+
+async def solved(
+    wanted: Sequence[str], sources: Sequence[str], platform: Platform, gateway: Any, *, strict: bool = True
+) -> list[LockedPackage]:
+    """Return what *wanted* comes to; *strict*: a package is taken from the first channel that has it, whatever version.
+
+    Raises:
+        FixItError: There is no solution; the message is the solver's.
+        TryAgainError: A channel does not answer.
+    """
+    library = rattler()
     try:
-        found = await rattler.solve(
-            sources=spec.channels,
-            specs=[rattler.MatchSpec(each) for each in wanted],
-            gateway=rattler.Gateway(cache_dir=cache / "channels"),
-            platforms=[rattler.Subdir(platform.conda), rattler.Subdir("noarch")],
-            virtual_packages=_virtual(rattler, platform),
+        found = await library.solve(
+            sources=list(sources),
+            specs=[library.MatchSpec(each) for each in wanted],
+            gateway=gateway,
+            platforms=subdirs(platform),
+            virtual_packages=_virtual(library, platform),
+            channel_priority=library.ChannelPriority.Strict if strict else library.ChannelPriority.Disabled,
         )
-    except rattler.exceptions.SolverError as exc:
+    except library.exceptions.SolverError as exc:
         raise FixItError(
-            f"The conda packages could not be resolved. {exc}",
+            f"The conda packages could not be resolved for {platform}. {exc}",
             advice="Loosen one of the requirements that it names: they cannot be had together.",
             field="conda",
         ) from None
-    except rattler.exceptions.InvalidMatchSpecError as exc:
+    except library.exceptions.InvalidMatchSpecError as exc:
         raise FixItError(f"A conda package is named in a way that is not understood: {exc}.", field="conda") from None
-    except (rattler.exceptions.GatewayError, rattler.exceptions.FetchRepoDataError, OSError) as exc:
-        raise TryAgainError(f"A conda channel could not be read: {exc}.", delay=10.0, field="conda") from None
+    except (library.exceptions.GatewayError, library.exceptions.FetchRepoDataError, OSError) as exc:
+        raise explain(exc, sources) from None
     return sorted((_locked(record) for record in found), key=lambda package: package.name)
+
+
+def subdirs(platform: Platform) -> list[Any]:
+    """Return the parts of a channel that have packages for *platform*."""
+    return [rattler().Subdir(name) for name in (platform.conda, "noarch")]
 
 
 def _virtual(rattler: Any, platform: Platform) -> list[Any]:
@@ -105,16 +117,15 @@ def _locked(record: Any) -> LockedPackage:
     )
 
 
-async def fetch(packages: Sequence[LockedPackage], cache: Path, say: Callable[[str], None]) -> dict[str, Path]:
+async def fetch(packages: Sequence[LockedPackage], channels: Channels, say: Callable[[str], None]) -> dict[str, Path]:
     """Return the folder of each unpacked package, downloading those that are not there; verified by hash.
 
     Raises:
         FixItError: A package is not on its channel any more, or has other bytes than when it was locked.
     """
-    rattler = _rattler()
-    store = cache / "packages"
+    store = channels.cache / "packages"
     store.mkdir(parents=True, exist_ok=True)
-    client, limit = rattler.Client(), asyncio.Semaphore(_AT_ONCE)
+    limit = asyncio.Semaphore(_AT_ONCE)
 
     async def bring(package: LockedPackage) -> Path:
         digest = package.hashes[0].removeprefix("sha256:")
@@ -124,7 +135,7 @@ async def fetch(packages: Sequence[LockedPackage], cache: Path, say: Callable[[s
         async with limit:
             say(f"Downloading {package.name} {package.version}")
             with disk_errors(), tempfile.TemporaryDirectory(dir=store, prefix="partial-") as folder:
-                await _download(rattler, client, package, Path(folder) / "package", bytes.fromhex(digest))
+                await _download(channels, package, Path(folder) / "package", bytes.fromhex(digest))
                 try:
                     (Path(folder) / "package").rename(target)
                 except OSError:
@@ -136,11 +147,15 @@ async def fetch(packages: Sequence[LockedPackage], cache: Path, say: Callable[[s
     return {package.name: path for package, path in zip(packages, found, strict=True)}
 
 
-async def _download(rattler: Any, client: Any, package: LockedPackage, target: Path, digest: bytes) -> None:
+async def _download(channels: Channels, package: LockedPackage, target: Path, digest: bytes) -> None:
+    library, url = rattler(), str(package.url)
     try:
-        sha256, _ = await rattler.package_streaming.download_and_extract(client, package.url, target, digest)
-    except (rattler.exceptions.ExtractError, OSError) as exc:
+        client = channels.downloader(url)
+        sha256, _ = await library.package_streaming.download_and_extract(client, url, target, digest)
+    except (library.exceptions.ExtractError, OSError) as exc:
         text = str(exc)
+        if "401" in text or "403" in text:
+            raise explain(exc, [url]) from None
         if "404" in text or "410" in text:
             raise FixItError(
                 f"The conda package {package.name} {package.version} is not on its channel any more.",

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
-from ropewalk.schemas.environments import Lock, LockedPackage, normal_name, requirement_name
+from ropewalk.schemas.environments import Difference, Lock, LockedPackage, normal_name, requirement_name
 from ropewalk.server.environments import resolve
 from ropewalk.server.environments.builder import BuildRequest, Report
 from ropewalk.server.environments.oci import conda
+from ropewalk.server.environments.oci.channels import Channels
 from ropewalk.server.environments.oci.platform import Platform
+from ropewalk.server.environments.oci.synced import synchronised
 
 __all__ = ["lock"]
 
 
-async def lock(request: BuildRequest, how: resolve.Resolving, cache: Path, report: Report) -> Lock:
-    """Resolve a specification; *cache* is that of conda.
+async def lock(request: BuildRequest, how: resolve.Resolving, channels: Channels, report: Report) -> Lock:
+    """Resolve a specification; *channels* are conda's.
 
     Raises:
         FixItError: There is no solution.
@@ -26,14 +27,18 @@ async def lock(request: BuildRequest, how: resolve.Resolving, cache: Path, repor
         return await resolve.resolve(request, how, report)
     platform = Platform.parse(request.target.platform)
     report.log(f"Solving {len(spec.conda.dependencies)} conda packages for {platform}")
-    found = await conda.solve(spec.conda, str(spec.python), platform, cache)
+    differences: list[Difference] = []
+    if spec.exact:
+        found, differences = await synchronised(spec, platform, channels, report.log)
+    else:
+        found = await conda.solve(spec.conda, str(spec.python), platform, channels)
     python = next(package.version for package in found if package.name == "python")
     pip = await _pip(request, how, report, found, python) if spec.pip or spec.wheels else None
     return Lock(
         python=".".join(python.split(".")[:2]),
         platform=request.target.platform,
         packages=[*found, *(pip.packages if pip else ())],
-        differences=pip.differences if pip else [],
+        differences=[*differences, *(pip.differences if pip else ())],
     )
 
 

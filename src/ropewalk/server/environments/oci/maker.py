@@ -23,6 +23,7 @@ from ropewalk.server.environments.oci import locking, wheels
 from ropewalk.server.environments.oci.assemble import Assembly
 from ropewalk.server.environments.oci.base import Base
 from ropewalk.server.environments.oci.blobs import Blobs, digest_of, in_words
+from ropewalk.server.environments.oci.channels import Channels
 from ropewalk.server.environments.oci.image import Descriptor, Made, compose
 from ropewalk.server.environments.oci.layers import Layer, pack
 from ropewalk.server.environments.oci.platform import Platform
@@ -139,7 +140,7 @@ class ImageBuilder:
         lock = request.lock
         if lock is None:
             how = resolve.Resolving(cache=self._cache(request), scratch=self._scratch, build=False)
-            lock = await locking.lock(request, how, self._conda, report)
+            lock = await locking.lock(request, how, self._channels(request), report)
         resolve.check_usable(lock)
         return lock
 
@@ -168,7 +169,7 @@ class ImageBuilder:
             blobs=self._blobs,
             scratch=self._scratch,
             cache=self._cache(request),
-            conda_cache=self._conda,
+            channels=self._channels(request),
             report=report,
         )
         layers = [*frame, *await assembly.layers(lock.packages)]
@@ -250,11 +251,12 @@ class ImageBuilder:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    @property
-    def _conda(self) -> Path:
+    def _channels(self, request: BuildRequest) -> Channels:
         path = self.folder / "conda"
+        if request.credentials:
+            path = self.folder / "conda-private" / request.target.account_id
         path.mkdir(parents=True, exist_ok=True)
-        return path
+        return Channels(path, request.credentials)
 
     def _cache(self, request: BuildRequest) -> Path:
         return self.cache(request.target.account_id if request.credentials else None)
