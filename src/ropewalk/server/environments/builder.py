@@ -13,12 +13,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
 from ropewalk.schemas.environments import EnvironmentSpec, Lock, Platform
 
-__all__ = ["BuildRequest", "BuildResult", "Builder", "Credential", "Report", "Target"]
+__all__ = ["BuildRequest", "BuildResult", "BuildStep", "Builder", "Credential", "Report", "Target"]
+
+
+class BuildStep(StrEnum):
+    """What a build has done when it tells so: the detail ``step`` of an event. Pages show how far it is by them."""
+
+    RESOLVED = "resolved"
+    INSTALLED = "installed"
+    PUSHED = "pushed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +78,7 @@ class BuildResult:
     reused: bool = False
     """It was there already: nothing was made or sent."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """What the builder wants to know again: sizes, bytes sent, layers."""
+    """What the builder wants to know again: bytes sent, layers; and ``size``, the bytes of all, which people see."""
 
 
 class Report(Protocol):

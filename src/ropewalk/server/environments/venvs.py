@@ -24,7 +24,7 @@ from ropewalk.backends.local.filesystem import explained
 from ropewalk.errors import FixItError
 from ropewalk.schemas.environments import EnvironmentSpec, Lock
 from ropewalk.server.environments import uv
-from ropewalk.server.environments.builder import BuildRequest, BuildResult, Report, Target
+from ropewalk.server.environments.builder import BuildRequest, BuildResult, BuildStep, Report, Target
 from ropewalk.server.environments.files import Files
 from ropewalk.server.environments.resolve import Resolving, check_usable, explain, lock_lines, resolve
 
@@ -86,15 +86,16 @@ class VenvBuilder:
         if lock is None:
             how = Resolving(cache, self._files.scratch, interpreter=str(base), build=not self._isolated)
             lock = await resolve(request, how, report)
-            await report.event(f"Resolved to {len(lock.packages)} packages.", packages=len(lock.packages))
+            await report.event(f"Resolved to {len(lock.packages)} packages.", step=BuildStep.RESOLVED)
         check_usable(lock)
         venv = self._place(lock, request.spec)
         reused = venv.is_dir()
         if reused:
-            await report.event("These very packages are installed already: nothing is to be done.")
+            text = "These very packages are installed already: nothing is to be done."
+            await report.event(text, step=BuildStep.INSTALLED)
         else:
             await self._make(venv, base, lock, request, cache, report)
-        return BuildResult(lock, path=str(venv), reused=reused)
+        return BuildResult(lock, path=str(venv), reused=reused, details={"size": await asyncio.to_thread(_size, venv)})
 
     async def present(self, request: BuildRequest, result: BuildResult) -> bool:  # noqa: ARG002 - the protocol's
         """Whether the folder is there."""
@@ -162,7 +163,7 @@ class VenvBuilder:
         for command in request.spec.post_build:
             await self._run_after(command, half, cache, report)
         await self._compile(half, base, cache, report)
-        await report.event(f"Installed {len(lock.packages)} packages.", packages=len(lock.packages))
+        await report.event(f"Installed {len(lock.packages)} packages.", step=BuildStep.INSTALLED)
 
     async def _run_after(self, command: str, half: Path, cache: Path, report: Report) -> None:
         report.log(f"$ {command}")
@@ -202,6 +203,16 @@ def _finish(half: Path, venv: Path, lock: Lock) -> None:
         half.rename(venv)
     if not venv.is_dir():
         half.rename(venv)
+
+
+def _size(venv: Path) -> int:
+    """Return the bytes of all its files."""
+    total = 0
+    for folder, _folders, names in os.walk(venv):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += Path(folder, name).lstat().st_size
+    return total
 
 
 def _closed(path: Path) -> Path | None:

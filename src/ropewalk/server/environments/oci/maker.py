@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 from ropewalk.errors import BackendError, FixItError
 from ropewalk.schemas.environments import EnvironmentSpec, Lock
 from ropewalk.server.environments import resolve
-from ropewalk.server.environments.builder import BuildRequest, BuildResult, Report, Target
+from ropewalk.server.environments.builder import BuildRequest, BuildResult, BuildStep, Report, Target
 from ropewalk.server.environments.oci import base as bases
 from ropewalk.server.environments.oci import locking, wheels
 from ropewalk.server.environments.oci.assemble import Assembly
@@ -99,12 +99,13 @@ class ImageBuilder:
             pulling = group.create_task(_caught(self._base(request, platform, report)))
         lock, base = _value(locking.result()), _value(pulling.result())
         made = await self._make(request, lock, base, platform, report)
+        await report.event(f"The image has {len(made.layers)} layers.", step=BuildStep.INSTALLED)
         async with self.places.open(request.target) as place:
             reused = await place.has(made.digest)
             pushed = None if reused else await self._push(place, made, base, report)
         reference = str(place.reference.at(made.digest))
         if not reused:
-            await report.event(f"The image {reference} was pushed.", digest=made.digest)
+            await report.event(f"The image {reference} was pushed.", step=BuildStep.PUSHED, digest=made.digest)
         sent = {"sent_bytes": pushed.sent if pushed else 0, "sent_blobs": list(pushed.blobs) if pushed else []}
         size = sum(layer.size for layer in made.layers)
         await asyncio.to_thread(self._blobs.prune, self.keep_bytes)
@@ -141,6 +142,7 @@ class ImageBuilder:
         if lock is None:
             how = resolve.Resolving(cache=self._cache(request), scratch=self._scratch, build=False)
             lock = await locking.lock(request, how, self._channels(request), report)
+            await report.event(f"Resolved to {len(lock.packages)} packages.", step=BuildStep.RESOLVED)
         resolve.check_usable(lock)
         return lock
 
