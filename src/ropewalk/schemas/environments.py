@@ -61,6 +61,12 @@ def _without_password(value: str) -> str:
     return value
 
 
+def covers(stored: str, url: str) -> bool:
+    """Whether credentials for the address *stored* are meant for *url*: the same, or below it."""
+    base = stored.rstrip("/")
+    return url.rstrip("/") == base or url.startswith(base + "/")
+
+
 def _index(value: str) -> str:
     if not value.startswith(("https://", "http://")):
         raise ValueError("the address of a package index begins with https:// or http://")
@@ -308,6 +314,10 @@ class EnvironmentCreate(Schema):
     spec: EnvironmentSpec
     private: bool | None = Field(None, description="Null: as it is; a new one is seen by all members.")
     managed: bool = Field(False, description="For package sync.")
+    platform: Platform | None = Field(
+        None,
+        description="What it is built for now; null: what nodes run on. For others it is when a cluster needs them.",
+    )
     force_rebuild: bool = Field(False, description="Resolve and build also if nothing was changed.")
 
 

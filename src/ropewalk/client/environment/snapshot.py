@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from ropewalk.client.environment.conda import CondaPackage, described, without_pip
 from ropewalk.client.environment.wheels import Wheels
 from ropewalk.errors import InputError
-from ropewalk.schemas.environments import Difference, EnvironmentSpec, normal_name
+from ropewalk.schemas.environments import Difference, EnvironmentSpec, LocalWheel, Platform, normal_name
 
 __all__ = ["CRITICAL", "Installed", "Snapshot", "installed", "snapshot"]
 
@@ -95,12 +96,46 @@ def _from(name: str, version: str, direct: Mapping[str, Any]) -> Installed:
     return Installed(name, version, requirement=f"{name} @ {url}")
 
 
-def snapshot(packages: Iterable[Installed] | None = None) -> Snapshot:
-    """Return what is installed here; builds wheels of local code that changed."""
-    own = Wheels()
-    pins: list[str] = []
-    wheels, differences, droppable = [], [], []
-    for package in installed() if packages is None else packages:
+def snapshot(
+    packages: Iterable[Installed] | None = None,
+    *,
+    conda: Sequence[CondaPackage] = (),
+    platform: Platform = "linux/amd64",
+    reached: bool = True,
+) -> Snapshot:
+    """Return what is installed here; builds wheels of local code that changed.
+
+    Args:
+        packages: What Python finds; by default what it finds here.
+        conda: What conda installed of it, and beside it.
+        platform: Of the nodes.
+        reached: Whether nodes can have packages from conda channels. If not, those that are Python packages are asked
+            for from package indexes.
+    """
+    found = installed() if packages is None else list(packages)
+    left = without_pip(conda, {package.name: package.version for package in found})
+    pip, files, differences, droppable = _from_indexes(found, left if reached else ())
+    spec, names = None, list[str]()
+    if reached and left:
+        spec, names, unknown = described(left, platform)
+        differences += unknown
+    else:
+        differences += [_not_reached(each) for each in left if each.requested and not each.python]
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    complete = EnvironmentSpec(
+        python=python, conda=spec, pip=pip, wheels=files[0], exact=True, droppable=[*droppable, *names]
+    )
+    return Snapshot(complete, files[1], differences)
+
+
+def _from_indexes(
+    packages: Iterable[Installed], conda: Iterable[CondaPackage]
+) -> tuple[list[str], tuple[list[LocalWheel], Mapping[str, Path]], list[Difference], list[str]]:
+    """Return pins of what is from package indexes, wheels of what is from here, and the names that may be missing."""
+    own, pins, wheels = Wheels(), list[str](), list[LocalWheel]()
+    differences, droppable = list[Difference](), list[str]()
+    theirs = {name for each in conda for name, _ in each.distributions}
+    for package in packages:
         local = package.wheel or package.project
         if local is not None:
             try:
@@ -109,10 +144,13 @@ def snapshot(packages: Iterable[Installed] | None = None) -> Snapshot:
                 differences.append(
                     Difference(name=package.name, level="warning", here=package.version, why=str(exc.message))
                 )
-            continue
-        pins.append(package.requirement or f"{package.name}=={package.version}")
-        if package.name not in CRITICAL:
-            droppable.append(package.name)
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    spec = EnvironmentSpec(python=python, pip=pins, wheels=wheels, exact=True, droppable=droppable)
-    return Snapshot(spec, own.files, differences)
+        elif package.name not in theirs:
+            pins.append(package.requirement or f"{package.name}=={package.version}")
+            if package.name not in CRITICAL:
+                droppable.append(package.name)
+    return pins, (wheels, own.files), differences, droppable
+
+
+def _not_reached(package: CondaPackage) -> Difference:
+    why = "It is from a conda channel and no Python package; nodes there get packages from pip's indexes only."
+    return Difference(name=package.name, level="warning", here=package.version, why=why)

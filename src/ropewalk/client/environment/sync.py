@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
+from ropewalk.client import calls
+from ropewalk.client.environment.conda import conda_packages
 from ropewalk.client.environment.making import Say, built, make
 from ropewalk.client.environment.snapshot import Snapshot, snapshot
 from ropewalk.client.http import AsyncApi
 from ropewalk.client.versions import VersionMismatchWarning
 from ropewalk.errors import ConflictError, VersionMismatchError
 from ropewalk.schemas.clusters import ClusterCreate
-from ropewalk.schemas.environments import Difference, EnvironmentCreate
+from ropewalk.schemas.environments import Difference, EnvironmentCreate, covers
 from ropewalk.schemas.fingerprints import fingerprint
 
 __all__ = ["Software"]
@@ -80,7 +83,7 @@ class Software:
                             await self._wait(account, str(refused.details["build"]), request.software or "")
                     case "needed":
                         with self._waiting():
-                            name = await self._synchronise(account)
+                            name = await self._synchronise(account, refused.details)
                         request = request.model_copy(update={"software": name, "fingerprint": None})
                     case _:
                         raise
@@ -97,26 +100,51 @@ class Software:
         self._step(f"Waiting for the software environment {name}")
         self._tell((await self._api.drive(built(account, build, self._say))).differences)
 
-    async def _synchronise(self, account: str) -> str:
+    async def _synchronise(self, account: str, place: Mapping[str, Any]) -> str:
+        """Return the name of an environment with this program's packages, for *place* as the server described it."""
+        platform = place.get("platform")
         self._step("Reading your packages")
-        mine: Snapshot = await asyncio.to_thread(snapshot)
-        self._step(f"Making an environment with your {len(mine.spec.pip) + len(mine.spec.wheels)} packages")
-        wish = EnvironmentCreate(name=mine.name, spec=mine.spec, managed=True)
+        mine = await asyncio.to_thread(_read, place)
+        # Before anything is built of what will not do.
+        self._tell([each for each in mine.differences if each.level == "error"])
+        mine = await self._with_credentials(account, mine)
+        conda = [] if mine.spec.conda is None else mine.spec.conda.dependencies
+        count = len(conda) + len(mine.spec.pip) + len(mine.spec.wheels)
+        self._step(f"Making an environment with your {count} packages")
+        wish = EnvironmentCreate(name=mine.name, spec=mine.spec, managed=True, platform=platform)
         detail = await self._api.drive(make(account, wish, mine.wheels, self._say))
         version = detail.versions[0]
-        self._tell([*mine.differences, *(each for build in version.builds[:1] for each in build.differences)])
+        own = [each for each in version.builds if (each.target, each.platform) == (place.get("target"), platform)]
+        self._tell([*mine.differences, *(each for build in own[:1] for each in build.differences)])
         return f"{mine.name}:{version.number}"
+
+    async def _with_credentials(self, account: str, mine: Snapshot) -> Snapshot:
+        """Name the stored credentials that open channels of *mine*."""
+        conda = mine.spec.conda
+        channels = [each for each in (conda.channels if conda else ()) if "://" in each]
+        if not channels:
+            return mine
+        known = await self._api(calls.list_index_credentials(account))
+        names = [each.name for each in known if any(covers(each.url, channel) for channel in channels)]
+        return replace(mine, spec=mine.spec.model_copy(update={"credentials": names})) if names else mine
 
     def _tell(self, differences: list[Difference]) -> None:
         """Say what could not be taken along, before there is a cluster."""
         if not differences or self._versions == "ignore":
             return
         rows = [f"  {each.name} {each.here or ''}: {each.why}" for each in differences]
+        start = "ignore" if any(each.level == "error" for each in differences) else "warn"
         message = "Not all of your packages could be brought to the nodes as they are:\n" + "\n".join(rows)
-        if self._versions == "error":
+        if self._versions == "error" or any(each.level == "error" for each in differences):
             raise VersionMismatchError(
                 message,
-                advice="Remove them here, or name a software environment. To start all the same: versions='warn'.",
+                advice=f"Remove them here, or name a software environment. To start all the same: versions={start!r}.",
                 details={each.name: {"client": each.here, "cluster": each.there} for each in differences},
             )
         warnings.warn(message, VersionMismatchWarning, stacklevel=2)
+
+
+def _read(place: Mapping[str, Any]) -> Snapshot:
+    return snapshot(
+        conda=conda_packages(), platform=place.get("platform") or "linux/amd64", reached=bool(place.get("conda"))
+    )

@@ -113,9 +113,9 @@ async def _software(
 ) -> using.Software | None:
     """Return the software environment that is wished; where none is, see to it that the client's packages are there."""
     if spec.software is not None:
-        return await using.use(context, caller, cloud, spec.software)
+        return await using.use(context, caller, cloud, spec.software, spec.backend_options)
     if request.fingerprint is not None and spec.container is None:
-        await using.demand_sync(context, caller, cloud, backend, request.fingerprint)
+        await using.demand_sync(context, caller, cloud, backend, request.fingerprint, spec.backend_options)
     return None
 
 

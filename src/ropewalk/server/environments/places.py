@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ropewalk.backends.kubernetes.template import parse_template
 from ropewalk.backends.port import HasImages
-from ropewalk.errors import FixItError, NotFoundError
+from ropewalk.errors import FixItError, InputError, NotFoundError
+from ropewalk.schemas.clusters import NodeRole
 from ropewalk.schemas.environments import Platform
 from ropewalk.server.db.models import CloudAccount
 from ropewalk.server.environments import credentials
@@ -19,7 +21,17 @@ from ropewalk.server.environments.oci.sources import Registries
 if TYPE_CHECKING:
     from ropewalk.server.context import Context
 
-__all__ = ["CloudPlaces", "platform_of", "takes_images"]
+__all__ = ["CloudPlaces", "asked_platform", "platform_of", "takes_images"]
+
+_PLATFORMS: Mapping[str, Platform] = {
+    "X86_64": "linux/amd64",
+    "ARM64": "linux/arm64",
+    "amd64": "linux/amd64",
+    "arm64": "linux/arm64",
+}
+"""By what AWS calls processors, and what Kubernetes does."""
+_ARCHITECTURE_LABEL = "kubernetes.io/arch"
+"""That kubelets put on their nodes; "Well-Known Labels" in the documentation of Kubernetes."""
 
 
 def takes_images(cloud: CloudAccount) -> bool:
@@ -29,7 +41,29 @@ def takes_images(cloud: CloudAccount) -> bool:
 
 def platform_of(cloud: CloudAccount) -> Platform:
     """Return what nodes of a cloud account run on, unless a cluster asks for something else."""
-    return "linux/arm64" if cloud.settings.get("architecture") == "ARM64" else "linux/amd64"
+    return _PLATFORMS.get(str(cloud.settings.get("architecture")), "linux/amd64")
+
+
+def asked_platform(cloud: CloudAccount, options: Mapping[str, Any]) -> Platform | None:
+    """Return what a cluster's nodes are to run on by its ``backend_options``; None: they do not say.
+
+    Raises:
+        InputError: Scheduler and workers are to run on different ones: an environment is one image.
+    """
+    if cloud.backend == "aws":
+        return _PLATFORMS.get(str(options.get("architecture")))
+    if cloud.backend != "kubernetes":
+        return None
+    template = parse_template(options)
+    roles = (NodeRole.SCHEDULER, NodeRole.WORKER)
+    found = {template.of(role).node_selector.get(_ARCHITECTURE_LABEL) for role in roles}
+    if len(found) > 1:
+        raise InputError(
+            "Scheduler and workers are to run on different processors, and a software environment is one image.",
+            advice="Give both the same, or use container= with an image for several.",
+            field="backend_options.node_selector",
+        )
+    return _PLATFORMS.get(str(found.pop()))
 
 
 class CloudPlaces:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sysconfig
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sqlalchemy import or_, select
@@ -14,7 +15,7 @@ from ropewalk.schemas.environments import BuildState, EnvironmentSpec
 from ropewalk.server.cloud_accounts.service import resolve
 from ropewalk.server.db.models import Account, Environment, EnvironmentVersion, new_id
 from ropewalk.server.environments import builds, credentials, present
-from ropewalk.server.environments.builders import builder_for, files_of
+from ropewalk.server.environments.builders import LOCAL, builder_for, files_of
 from ropewalk.server.events import EventCode, record
 from ropewalk.server.identity.permissions import AccountCaller, Permission
 
@@ -24,7 +25,18 @@ if TYPE_CHECKING:
     from ropewalk.server.context import Context
     from ropewalk.server.environments.builder import Target
 
-__all__ = ["create", "delete", "difference", "find", "find_version", "get", "get_version", "list_all", "rebuild"]
+__all__ = [
+    "create",
+    "delete",
+    "difference",
+    "find",
+    "find_version",
+    "get",
+    "get_version",
+    "list_all",
+    "rebuild",
+    "seen",
+]
 
 MAX_PAGE = 1000
 """Environments that one request lists."""
@@ -32,17 +44,20 @@ MAX_VERSIONS = 100
 """Versions that are shown with an environment, the newest."""
 
 
-async def create(context: Context, caller: AccountCaller, wish: schemas.EnvironmentCreate) -> schemas.EnvironmentDetail:
+async def create(
+    context: Context, caller: AccountCaller, wish: schemas.EnvironmentCreate, *, only_new: bool = False
+) -> schemas.EnvironmentDetail:
     """Write down a new environment, or a new version of one, and its build for where the account's clusters run.
 
     What is the newest version already makes none, unless a rebuild is forced.
 
     Raises:
+        ConflictError: With *only_new*: there is one of that name.
         InputError: Something in it is wrong, or wheels were not uploaded.
         NotFoundError: Credentials that it names are not stored; the name is somebody's private environment.
     """
     spec = complete(wish.spec)
-    target = await _target(context, caller, spec)
+    target = await _target(context, caller, spec, wish.platform)
     files = files_of(context)
     missing = await asyncio.to_thread(files.missing, caller.account_id, spec.wheels)
     if missing:
@@ -55,6 +70,8 @@ async def create(context: Context, caller: AccountCaller, wish: schemas.Environm
     async with context.db.transaction() as session:
         await context.db.serialize(session, f"environment {caller.account_id} {wish.name}")
         await credentials.refuse_unknown(session, caller.account_id, spec.credentials)
+        if only_new and await _named(session, caller.account_id, wish.name) is not None:
+            raise _taken(caller, wish.name)
         row = await _row_for(context, session, caller, wish)
         version = await _version_for(context, session, caller, row, spec, force=wish.force_rebuild)
         build = await builds.wish(context, session, row, version, target, caller.username, fresh=wish.force_rebuild)
@@ -68,10 +85,20 @@ def complete(spec: EnvironmentSpec) -> EnvironmentSpec:
     return spec if spec.python else spec.model_copy(update={"python": sysconfig.get_python_version()})
 
 
-async def _target(context: Context, caller: AccountCaller, spec: EnvironmentSpec) -> Target:
+async def _target(
+    context: Context, caller: AccountCaller, spec: EnvironmentSpec, platform: schemas.Platform | None
+) -> Target:
     async with context.db.read() as session:
         cloud = await resolve(session, await session.get_one(Account, caller.account_id))
     builder, target = await builder_for(context, cloud, caller.account_id)
+    if platform not in (None, target.platform):
+        if target.key == LOCAL:
+            raise InputError(
+                f"Nodes of this cloud account run on {target.platform}, not on {platform}.",
+                advice="Leave platform out.",
+                field="platform",
+            )
+        target = replace(target, platform=platform)
     try:
         builder.validate(spec, target)
     except BackendError as exc:
@@ -101,11 +128,7 @@ async def _row_for(
         await session.flush()
         return row
     if row.private and row.creator_id != caller.user_id:
-        raise ConflictError(
-            f"The name {wish.name!r} is taken in the account {caller.account}.",
-            advice="Choose another name.",
-            field="name",
-        )
+        raise _taken(caller, wish.name)
     row.used_at = now
     if wish.private is not None and wish.private != row.private:
         caller.demand_own_or(
@@ -113,6 +136,12 @@ async def _row_for(
         )
         row.private = wish.private
     return row
+
+
+def _taken(caller: AccountCaller, name: str) -> ConflictError:
+    return ConflictError(
+        f"The name {name!r} is taken in the account {caller.account}.", advice="Choose another name.", field="name"
+    )
 
 
 async def _version_for(
@@ -174,6 +203,17 @@ async def get_version(
         row = await find(session, caller, name)
         version = await find_version(session, row, number)
         return await present.version(session, row, version, files_of(context))
+
+
+async def seen(context: Context, caller: AccountCaller, full: str) -> bool:
+    """Return whether the caller can look at the version that a cluster runs, ``name:3``."""
+    name, _, number = full.partition(":")
+    async with context.db.read() as session:
+        try:
+            await find_version(session, await find(session, caller, name), int(number) if number.isdigit() else None)
+        except NotFoundError:
+            return False
+    return True
 
 
 async def difference(

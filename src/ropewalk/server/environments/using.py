@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from ropewalk.backends.local import LocalBackend
 from ropewalk.errors import BackendError, ConflictError, InputError, NotFoundError
@@ -13,7 +13,8 @@ from ropewalk.schemas.fingerprints import fingerprint
 from ropewalk.server.db.models import Environment, EnvironmentBuild, EnvironmentVersion
 from ropewalk.server.environments import builds, service
 from ropewalk.server.environments.builder import BuildRequest
-from ropewalk.server.environments.builders import builder_for, find_builder
+from ropewalk.server.environments.builders import LOCAL, builder_for, find_builder
+from ropewalk.server.environments.places import asked_platform
 from ropewalk.server.environments.worker import result_of
 
 if TYPE_CHECKING:
@@ -42,7 +43,12 @@ class Software:
 
 
 async def demand_sync(
-    context: Context, caller: AccountCaller, cloud: CloudAccount, backend: Backend, theirs: str
+    context: Context,
+    caller: AccountCaller,
+    cloud: CloudAccount,
+    backend: Backend,
+    theirs: str,
+    options: Mapping[str, Any],
 ) -> None:
     """Refuse a cluster whose nodes would have other packages than the client, where that can be helped.
 
@@ -52,6 +58,7 @@ async def demand_sync(
         cloud: Where it is to run.
         backend: Of that.
         theirs: The client's fingerprint.
+        options: Those of the backend, which may ask for other processors.
 
     Raises:
         ConflictError: The client has to describe its packages first; ``details`` say for which platform.
@@ -60,21 +67,22 @@ async def demand_sync(
         return
     if cloud.settings.get("image"):
         return  # the team chose what its nodes run, and keeps it
-    if cloud.settings.get("image"):  # the team has decided what its nodes run from
-        return
     found = await find_builder(context, cloud, caller.account_id)
     if found is None:
         return
-    target = found[1]
+    target = _of_cluster(found[1], cloud, options)
+    conda = target.key != LOCAL  # which gets its packages from pip's indexes only
     raise ConflictError(
         "The nodes would have other packages than you have.",
         advice="Name a software environment, or let the client make one: ropewalk.Cluster() does so by itself.",
-        details={"environment": "needed", "platform": target.platform, "target": target.key},
+        details={"environment": "needed", "platform": target.platform, "target": target.key, "conda": conda},
     )
 
 
-async def use(context: Context, caller: AccountCaller, cloud: CloudAccount, wanted: str) -> Software:
-    """Return the build of an environment, ``name`` or ``name:3``, for a cloud account.
+async def use(
+    context: Context, caller: AccountCaller, cloud: CloudAccount, wanted: str, options: Mapping[str, Any]
+) -> Software:
+    """Return the build of an environment, ``name`` or ``name:3``, for a cloud account and what *options* say of nodes.
 
     Raises:
         NotFoundError: There is no such environment or version.
@@ -82,6 +90,7 @@ async def use(context: Context, caller: AccountCaller, cloud: CloudAccount, want
     """
     name, number = _split(wanted)
     builder, target = await _builder(context, caller, cloud)
+    target = _of_cluster(target, cloud, options)
     async with context.db.read() as session:
         environment = await service.find(session, caller, name)
         version = await service.find_version(session, environment, number)
@@ -101,6 +110,11 @@ async def use(context: Context, caller: AccountCaller, cloud: CloudAccount, want
             full = f"{environment.name}:{version.number}"
             return Software(full, environment.id, build.id, result.image, result.path, spec.environ)
     raise await _being_built(context, caller, environment, version, target, again=result is not None)
+
+
+def _of_cluster(target: Target, cloud: CloudAccount, options: Mapping[str, Any]) -> Target:
+    platform = asked_platform(cloud, options)
+    return target if platform is None else replace(target, platform=platform)
 
 
 async def _builder(context: Context, caller: AccountCaller, cloud: CloudAccount) -> tuple[Builder, Target]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ropewalk.errors import FixItError, TryAgainError
-from ropewalk.schemas.environments import EnvironmentSpec
+from ropewalk.schemas.environments import EnvironmentSpec, covers
 from ropewalk.server.environments.builder import Credential
 
 __all__ = ["Done", "find", "index_options", "quiet", "run", "run_uv"]
@@ -84,12 +84,6 @@ def index_options(spec: EnvironmentSpec, credentials: Sequence[Credential]) -> t
             variables[f"UV_INDEX_{name.upper()}_USERNAME"] = credential.username
             variables[f"UV_INDEX_{name.upper()}_PASSWORD"] = credential.password
     return options, variables
-
-
-def covers(stored: str, url: str) -> bool:
-    """Whether credentials for the address *stored* are meant for *url*: the same, or below it."""
-    base = stored.rstrip("/")
-    return url.rstrip("/") == base or url.startswith(base + "/")
 
 
 async def run_uv(

@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ropewalk.errors import BackendError, FixItError, TryAgainError
+from ropewalk.schemas.environments import covers
 from ropewalk.server.environments.builder import Credential
-from ropewalk.server.environments.uv import covers
 
 __all__ = ["BEARER", "Channels", "explain", "rattler"]
 
