@@ -17,7 +17,7 @@ from tests.support.kube_plane import PROGRAMS, Plane, plane
 from tests.support.kube_space import Space
 from tests.support.waiting import eventually
 
-from benchmarks import operator
+from benchmarks import kube_operator
 from benchmarks.measure import Result, alternate
 from ropewalk.backends.kubernetes.backend import KubernetesBackend
 from ropewalk.backends.port import Answer, ClusterRef, LaunchRequest, NodeHandle, NodeLaunch, NodeShape
@@ -39,7 +39,7 @@ def run(runs: int) -> list[Result]:
     results: list[Result] = []
     with plane(mark_only=True, nodes=4) as made:
         space = Space(made, "benchmark")
-        with operator.operator(made):
+        with kube_operator.operator(made):
             for size in SIZES:
                 results += _compare(made, space, size, runs if size < MANY else RUNS_OF_MANY)
         results.append(idle(made))
@@ -49,7 +49,7 @@ def run(runs: int) -> list[Result]:
 def _compare(made: Plane, space: Space, size: int, runs: int) -> list[Result]:
     sides = alternate(
         lambda: ours(space, size),
-        lambda: operator.once(made, f"c{next(_NUMBERS)}", size, START_SECONDS),
+        lambda: kube_operator.once(made, f"c{next(_NUMBERS)}", size, START_SECONDS),
         runs,
     )
     name = "" if size == MAIN else f"_{size}"
