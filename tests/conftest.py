@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import dask.config
 import pytest
 
 from tests.support import kube_plane
@@ -13,6 +14,10 @@ from tests.support.aws_fixtures import aws, aws_double, aws_tasks, container_dou
 from tests.support.kube_plane import Plane
 
 __all__ = ["aws", "aws_double", "aws_tasks", "container_double", "container_engine"]
+
+
+# The tests themselves are in the working directory; where modules are to come along, the test says so.
+dask.config.set({"ropewalk.sync_modules": False})
 
 
 @pytest.fixture(autouse=True)

@@ -276,6 +276,14 @@ class Cluster(DaskCluster):
         self._server = login.server
         self._api = AsyncApi(login.server, login.require_token())
         self._progress = progress.Progress(progress.choose(show=show_progress, quiet=quiet))
+        self._software = Software(
+            self._api,
+            sync=package_sync,
+            versions=str(self._versions),
+            step=self._progress.step,
+            say=self._said,
+            patient=self._be_patient,
+        )
         self._starter = Starter(
             self._api,
             login,
@@ -283,14 +291,7 @@ class Cluster(DaskCluster):
             account=account,
             attach_only=attach_only,
             progress=self._progress,
-            software=Software(
-                self._api,
-                sync=package_sync,
-                versions=str(self._versions),
-                step=self._progress.step,
-                say=self._said,
-                patient=self._be_patient,
-            ),
+            software=self._software,
             on_event=self._on_event,
             on_change=self._on_change,
         )
@@ -379,6 +380,7 @@ class Cluster(DaskCluster):
         checkpoint()
         await super()._start()
         checkpoint()
+        await self._software.bring(self.scheduler_comm, self._request)
         if self._lend == "local":
             self._forwarder = Forwarder(lambda token: send(self.scheduler_comm, token))
             await self._forwarder.start()

@@ -11,11 +11,13 @@ import warnings
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ropewalk.client import calls
+from ropewalk.client import calls, config
+from ropewalk.client.environment.bringing import bring
 from ropewalk.client.environment.conda import conda_packages
 from ropewalk.client.environment.making import Say, built, make
+from ropewalk.client.environment.modules import digest, local_modules
 from ropewalk.client.environment.snapshot import Snapshot, snapshot
 from ropewalk.client.http import AsyncApi
 from ropewalk.client.versions import VersionMismatchWarning
@@ -23,6 +25,9 @@ from ropewalk.errors import ConflictError, VersionMismatchError
 from ropewalk.schemas.clusters import ClusterCreate
 from ropewalk.schemas.environments import Difference, EnvironmentCreate, covers
 from ropewalk.schemas.fingerprints import fingerprint
+
+if TYPE_CHECKING:
+    from distributed.core import rpc
 
 __all__ = ["Software"]
 
@@ -69,7 +74,7 @@ class Software:
             FixItError: The environment could not be built; the resolver's own explanation.
             VersionMismatchError: Packages would differ, and that is to be an error.
         """
-        if self._sync and request.software is None and request.container is None:
+        if self._covers(request):
             request = request.model_copy(update={"fingerprint": fingerprint()})
         while True:
             self.asking = True
@@ -87,6 +92,27 @@ class Software:
                         request = request.model_copy(update={"software": name, "fingerprint": None})
                     case _:
                         raise
+
+    def _covers(self, request: ClusterCreate) -> bool:
+        return self._sync and request.software is None and request.container is None
+
+    async def bring(self, scheduler: rpc, request: ClusterCreate) -> None:
+        """Bring the user's own modules to the nodes of a cluster that runs, where packages are synchronised."""
+        if not (self._covers(request) and config.get("sync_modules")):
+            return
+        try:
+            mine = await asyncio.to_thread(local_modules)
+            if mine.files:
+                archive = await asyncio.to_thread(mine.archive)
+                await bring(scheduler, archive, digest(archive))
+        except (OSError, RuntimeError, ValueError) as exc:
+            # The cluster is good without them, and many need none.
+            unsaid = Difference(name="modules", level="warning", why=f"They could not be brought along: {exc}")
+            self._tell([unsaid])
+            return
+        for line in mine.told():
+            self._say(line)
+        self._tell(mine.differences)
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:

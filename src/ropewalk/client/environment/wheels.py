@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -78,10 +78,16 @@ def _built(project: Path, version: str | None) -> Path:
     return found or _build(project, files, version, kept)
 
 
-def project_files(project: Path) -> Iterator[Path]:
-    """Return the files of a project that may be sent: what git does not ignore, or all but what is never code."""
+def project_files(project: Path, only: Sequence[str] = ()) -> Iterator[Path]:
+    """Return the files of a project that may be sent: what git does not ignore, or all but what is never code.
+
+    Args:
+        project: Its folder.
+        only: Files and folders in it; by default all.
+    """
     ignored = [*_NEVER, *_patterns(project)]
-    for path in sorted(_tracked(project) or _walked(project, ignored)):
+    tracked = _tracked(project, only)
+    for path in sorted(_walked(project, ignored, only) if tracked is None else tracked):
         relative = path.relative_to(project)
         if path.is_file() and not any(_matches(relative, pattern) for pattern in ignored):
             yield path
@@ -102,21 +108,27 @@ def _matches(relative: Path, pattern: str) -> bool:
     return any(fnmatch(part, pattern) for part in relative.parts)
 
 
-def _tracked(project: Path) -> list[Path] | None:
-    """Return what git knows of, and what is new and not ignored; None: it is no repository, or there is no git."""
+def _tracked(project: Path, only: Sequence[str]) -> list[Path] | None:
+    """Return what git knows of, and what is new and not ignored; None: it says nothing of this folder."""
     git = shutil.which("git")
     if git is None:
         return None
     listing = [git, "-C", str(project), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listing += ["--", *(f":(literal){each}" for each in only)] if only else []
     done = subprocess.run(listing, capture_output=True, check=False)  # noqa: S603 - our own command
     if done.returncode != 0:
-        return None
+        return None  # no repository
+    if not done.stdout:
+        ignored = [git, "-C", str(project), "check-ignore", "--quiet", "."]
+        if subprocess.run(ignored, capture_output=True, check=False).returncode == 0:  # noqa: S603 - our own command
+            return None  # a folder that a repository around it leaves out
     return [project / os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
 
 
-def _walked(project: Path, ignored: list[str]) -> list[Path]:
-    found = []
-    for folder, folders, files in os.walk(project):
+def _walked(project: Path, ignored: list[str], only: Sequence[str]) -> list[Path]:
+    found = [project / each for each in only if (project / each).is_file()]
+    starts = [project / each for each in only] or [project]
+    for folder, folders, files in (each for start in starts for each in os.walk(start)):
         folders[:] = [name for name in folders if not any(fnmatch(name, pattern) for pattern in ignored)]
         found += [Path(folder) / name for name in files]
     return found
