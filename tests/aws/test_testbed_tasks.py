@@ -9,6 +9,7 @@ import json
 import shutil
 import tarfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,17 @@ class TestLife:
         interface = found["NetworkInterfaces"][0]
         assert interface["PrivateIpAddress"] == facts["privateIPv4Address"]
         assert interface["Association"]["PublicIp"]
+
+    def test_a_task_has_one_interface_however_many_ask_at_once(self, world: World) -> None:
+        world.register()
+        world.aws.set(task_attached_after=60)
+        arns = [task["taskArn"] for _ in range(5) for task in world.run(count=10)["tasks"]]
+        world.aws.set(task_attached_after=0)
+        with ThreadPoolExecutor(8) as threads:
+            answers = list(threads.map(lambda _: world.ecs.describe_tasks(cluster="c", tasks=arns), range(16)))
+        assert all(len(answer["tasks"]) == len(arns) for answer in answers)
+        found = world.aws.client("ec2").describe_network_interfaces()["NetworkInterfaces"]
+        assert len(found) == len(arns), "one that nobody knows of stays for ever, and keeps its subnet"
 
     def test_a_private_task_has_no_public_address(self, world: World) -> None:
         world.register()

@@ -70,8 +70,13 @@ def _metadata(register: Callable[..., str]) -> Callable[..., str]:
 
 def _record_address(record: dict[str, Any], container: Any, network: str) -> None:
     address = ecs._container_ip(container, network)
-    if address and not record.get("_interface"):
-        interfaces.attach(record, address)
+    if not address:
+        return
+    with interfaces.changing:
+        new = not record.get("_interface") and record["lastStatus"] != "STOPPED"
+        if new:
+            interfaces.attach(record, address)
+    if new:
         # ministack's metadata lack the network ("Task metadata available for Amazon ECS tasks on Fargate").
         with ecs_metadata._LOCK:
             for told in ecs_metadata._TASKS.get(record["taskArn"], {}).get("Containers", ()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import secrets
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +16,9 @@ from tests.support.aws_double.gate import Answer, error
 from tests.support.aws_double.patching import demand, replace, replace_item
 
 _numbers = itertools.count(2)
+changing = threading.RLock()
+"""Held while a task gets or loses its interface. Requests are answered in threads: two of them could give it one each,
+of which the first would stay for ever, or one after it has ended."""
 
 
 def install() -> None:

@@ -222,8 +222,15 @@ def _as_launched(arn: str) -> Any:
 
 def advance(record: dict[str, Any]) -> dict[str, Any]:
     """Move a task that is no container on with time."""
-    if ecs._get_docker() is not None or record["lastStatus"] == "STOPPED":
-        return record
+    if ecs._get_docker() is None:
+        with interfaces.changing:
+            _move(record)
+    return record
+
+
+def _move(record: dict[str, Any]) -> None:
+    if record["lastStatus"] == "STOPPED":
+        return
     arn = record["taskArn"]
     stop = record.get("_stop")
     if stop is not None and control.visible(f"{arn}/stop", "task_stopped_after"):
@@ -234,7 +241,6 @@ def advance(record: dict[str, Any]) -> dict[str, Any]:
             record["lastStatus"] = "PENDING"
         if control.visible(arn, "task_running_after") and record["attachments"]:
             ecs._mark_task_running(arn, record)
-    return record
 
 
 def _advanced() -> list[dict[str, Any]]:
@@ -247,8 +253,9 @@ def _stopped(mark: Callable[..., bool]) -> Callable[..., bool]:
             # StopTask came first, so that is why it ends; ministack takes a task that is to stop for one that has.
             record["desiredStatus"] = "RUNNING"
             reason, code = record["_stop"]
-        ended = mark(arn, record, reason, code, exit_code)
-        interfaces.detach(record)
+        with interfaces.changing:
+            ended = mark(arn, record, reason, code, exit_code)
+            interfaces.detach(record)
         return ended
 
     return marked
