@@ -62,10 +62,11 @@ def make_conda_package(
     depends: Sequence[str] = (),
     placeholders: Mapping[str, tuple[str, str]] | None = None,
     entry_points: Sequence[str] = (),
+    build: str = "0",
 ) -> Path:
     """Add a package to a channel. Of *files*, text is where a link leads; *placeholders*: file → mode, prefix."""
     contents = dict(files or {})
-    index: dict[str, object] = {"name": name, "version": version, "build": "0", "build_number": 0}
+    index: dict[str, object] = {"name": name, "version": version, "build": build, "build_number": 0}
     index |= {
         "depends": list(depends),
         "subdir": subdir,
@@ -83,7 +84,7 @@ def make_conda_package(
     contents["info/paths.json"] = json.dumps({"paths": paths, "paths_version": 1}).encode()
     link = {"noarch": {"type": "python", "entry_points": list(entry_points)}, "package_metadata_version": 1}
     contents["info/link.json"] = json.dumps(link).encode()
-    path = channel / subdir / f"{name}-{version}-0.tar.bz2"
+    path = channel / subdir / f"{name}-{version}-{build}.tar.bz2"
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w:bz2") as archive:
         for key, data in contents.items():

@@ -86,7 +86,7 @@ async def _offer(conda: CondaSpec, pins: Sequence[_Pin], platform: Platform, gat
     names = [pin.name for pin in pins]
     for channel in conda.channels:
         try:
-            (records,) = await gateway.query(
+            parts = await gateway.query(
                 [channel], subdirs(platform), names, recursive=False, channel_relations="disabled"
             )
         except (library.exceptions.GatewayError, library.exceptions.FetchRepoDataError, OSError) as exc:
@@ -97,7 +97,7 @@ async def _offer(conda: CondaSpec, pins: Sequence[_Pin], platform: Platform, gat
             offer.unread.append(Difference(name=channel, level="warning", why=why))
             continue
         offer.channels.append(channel)
-        for record in records:
+        for record in (each for part in parts for each in part):
             known = offer.versions.setdefault(record.name.normalized, set())
             known.add((str(record.version), str(record.build)))
     return offer
