@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from ropewalk.schemas.images import PART_BYTES
 from ropewalk.server.environments.oci.access import Access
 from ropewalk.server.environments.oci.blobs import Blobs, digest_of
 from ropewalk.server.environments.oci.image import CONFIG_TYPE, Descriptor, Made
-from ropewalk.server.environments.oci.layers import MEDIA_TYPE
+from ropewalk.server.environments.oci.layers import MEDIA_TYPE, Layer
 from ropewalk.server.environments.oci.platform import Platform
-from ropewalk.server.environments.oci.push import push
+from ropewalk.server.environments.oci.push import Early, push
 from ropewalk.server.environments.oci.reference import Reference
 from ropewalk.server.environments.oci.registry import Repository
 from tests.images.conftest import layer, opened, put_image, put_index
@@ -58,6 +59,22 @@ class TestPush:
         for each in (*made.layers, made.config):
             await repository.fetch(each.digest, there)
             assert there.read(each.digest) == blobs.read(each.digest)
+
+    async def test_layers_are_sent_while_others_are_made_and_what_fails_is_left_to_the_push(
+        self, repository: Repository, proxy: Proxy, blobs: Blobs
+    ) -> None:
+        made = image(blobs, os.urandom(1000), os.urandom(2000), os.urandom(3000))
+        layers = [Layer(each.digest, each.size, "", str(each.size)) for each in made.layers]
+        sent: list[set[str]] = []
+        proxy.inject("status", "POST", status=403)
+        for number in (0, 1, 1):
+            async with asyncio.TaskGroup() as group:
+                early = Early(repository, blobs, group, lambda _: None)
+                early.add(layers[number])
+            sent.append(set(early.sent))
+        assert sent == [set(), {layers[1].digest}, set()], "one was refused, and what is there is not sent again"
+        pushed = await push(repository, made, blobs, "early")
+        assert set(pushed.blobs) - {made.config.digest} == {layers[0].digest, layers[2].digest}
 
     async def test_layers_of_another_repository_are_taken_over_without_sending_them(
         self, repository: Repository, proxy: Proxy, blobs: Blobs

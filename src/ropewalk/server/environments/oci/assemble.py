@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -24,8 +24,11 @@ from ropewalk.server.environments.resolve import WHEEL_URL
 
 __all__ = ["Assembly"]
 
-_FORMAT = 1
+_FORMAT = 2
 """Of layers; raise it when the same packages are to give other ones."""
+
+PACKED_AT_ONCE = 2
+"""Layers: each is compressed on all processors, and reading the files of one need not wait for another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,11 @@ class Assembly:
     channels: Channels
     """Of conda."""
     report: Report
+    made: Callable[[Layer], None] = lambda _: None
+    """Told of each layer as soon as it is made."""
     cores: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(os.cpu_count() or 1))
+    """For processes that compile."""
+    packing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PACKED_AT_ONCE))
 
     async def layers(self, packages: Sequence[LockedPackage]) -> list[Layer]:
         """Return the layers of *packages*, making those that there are none of yet.
@@ -53,7 +60,7 @@ class Assembly:
             TryAgainError: An index does not answer.
         """
         by_name = {package.name: package for package in packages}
-        with one_error(), disk_errors(), tempfile.TemporaryDirectory(dir=self.scratch, prefix="layers-") as name:
+        with disk_errors(), one_error(), tempfile.TemporaryDirectory(dir=self.scratch, prefix="layers-") as name:
             folder = Path(name)
             program = await wheels.interpreter(self.python, self.cache, folder)
             if program is None:
@@ -65,11 +72,13 @@ class Assembly:
             known = {group: self._known(key) for group, key in keys.items()}
             needed = {name for group in groups if known[group] is None for name in group.names}
             files |= await self._install([by_name[n] for n in sorted(needed - files.keys())], folder / "again")
+            missing = [group for group in groups if known[group] is None]
+            # What takes longest first: nothing large is left to wait for when all else is done.
+            missing.sort(key=lambda group: -sum(self._size(by_name[name]) or 0 for name in group.names))
             async with asyncio.TaskGroup() as work:
                 making = {
                     group: work.create_task(self._make(group, keys[group], files, program, folder / str(number)))
-                    for number, group in enumerate(groups)
-                    if known[group] is None
+                    for number, group in enumerate(missing)
                 }
             return [known[group] or making[group].result() for group in groups]
 
@@ -83,7 +92,7 @@ class Assembly:
         tree = Tree(wheels.PREFIX)
         for package in packages:
             entries = [tree.check(entry) for entry in files.setdefault(package.name, [])]
-            self.blobs.note(self._size_key(package), sum(_bytes(entry) for entry in entries))
+            self.blobs.note(self._size_key(package), sum(entry.size for entry in entries))
         return files
 
     async def _pip(self, packages: Sequence[LockedPackage], root: Path) -> dict[str, list[Entry]]:
@@ -121,13 +130,14 @@ class Assembly:
         self, group: Group, key: str, files: Mapping[str, list[Entry]], program: str | None, folder: Path
     ) -> Layer:
         entries = [entry for name in group.names for entry in files[name]]
-        async with self.cores:
-            if program is not None:
-                await asyncio.to_thread(folder.mkdir)
-                entries += await wheels.compiled(entries, program, folder)
+        if program is not None:
+            await asyncio.to_thread(folder.mkdir)
+            entries += await wheels.compiled(entries, program, folder, self.cores)
+        async with self.packing:
             layer = await asyncio.to_thread(pack, group.title, entries, self.blobs)
         self.blobs.note(key, asdict(layer))
         self.report.log(f"Layer {group.title}: {in_words(layer.size)}")
+        self.made(layer)
         return layer
 
     def _known(self, key: str) -> Layer | None:
@@ -153,9 +163,3 @@ def _identity(package: LockedPackage) -> str:
 
 def _is_own(package: LockedPackage) -> bool:
     return package.url is not None and package.url.startswith(WHEEL_URL)
-
-
-def _bytes(entry: Entry) -> int:
-    if entry.source is not None:
-        return entry.source.stat().st_size
-    return len(entry.data or b"")

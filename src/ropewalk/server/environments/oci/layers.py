@@ -1,25 +1,25 @@
 """Layers: archives of files that have the same bytes whenever and wherever they are made of the same files.
 
-Names are sorted; owner, times and modes are fixed; the archive is compressed by zlib at a fixed level, so the bytes
-depend on nothing but the files and the version of zlib. A layer's ``diff_id`` does not depend on that, either.
+Names are sorted; owner, times and modes are fixed; the archive is compressed by zlib at a fixed level and in blocks of
+a fixed size, so the bytes depend on nothing but the files and the version of zlib. A layer's ``diff_id`` depends on the
+files only.
 """
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import io
+import os
 import posixpath
 import tarfile
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from typing_extensions import Buffer
-
 from ropewalk.errors import FixItError
 from ropewalk.server.environments.oci.blobs import Blobs
+from ropewalk.server.environments.oci.deflate import Gzip, compressing
 
 __all__ = ["Entry", "Layer", "Tree", "pack"]
 
@@ -43,6 +43,15 @@ class Entry:
     executable: bool = False
     mode: int | None = None
     """Where it has to be a certain one."""
+    length: int | None = None
+    """Bytes of *source*, where they are known already."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the content."""
+        if self.source is None:
+            return len(self.data or b"")
+        return self.source.stat().st_size if self.length is None else self.length
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +99,13 @@ def _escape(name: str, link: str | None = None) -> FixItError:
 
 
 def pack(title: str, entries: Iterable[Entry], blobs: Blobs) -> Layer:
-    """Make a layer of *entries* and keep it in *blobs*. Takes seconds: call it in a thread."""
+    """Make a layer of *entries* and keep it in *blobs*. Takes seconds, on all processors: call it in a thread."""
     with blobs.writer() as (stream, path):
-        packed = _Packed(stream)
-        buffered = io.BufferedWriter(packed, _CHUNK)
-        with tarfile.TarFile(fileobj=buffered, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        with compressing(stream, LEVEL) as packed:
+            size = 0
             for entry in sorted(_with_folders(entries), key=lambda entry: entry.name):
-                _add(archive, entry)
-        buffered.flush()
-        packed.finish()
+                size += _add(packed, entry)
+            packed.write(bytes(2 * tarfile.BLOCKSIZE + -(size + 2 * tarfile.BLOCKSIZE) % tarfile.RECORDSIZE))
         layer = Layer(packed.digest, stream.tell(), packed.diff_id, title)
         stream.flush()
         blobs.adopt(path, layer.digest)
@@ -118,68 +125,34 @@ def _with_folders(entries: Iterable[Entry]) -> Iterator[Entry]:
     yield from (Entry(name) for name in folders if name not in known)
 
 
-def _add(archive: tarfile.TarFile, entry: Entry) -> None:
+def _add(archive: Gzip, entry: Entry) -> int:
+    """Write an entry with its header; return the bytes of both."""
     info = tarfile.TarInfo(entry.name)
     info.mtime = EPOCH
     info.mode = entry.mode if entry.mode is not None else 0o755
     if entry.link is not None:
         info.type, info.linkname, info.mode = tarfile.SYMTYPE, entry.link, 0o777
-        archive.addfile(info)
     elif entry.data is None and entry.source is None:
         info.type = tarfile.DIRTYPE
-        archive.addfile(info)
-    else:
-        if entry.mode is None:
-            info.mode = 0o755 if entry.executable else 0o644
-        _add_file(archive, info, entry)
-
-
-def _add_file(archive: tarfile.TarFile, info: tarfile.TarInfo, entry: Entry) -> None:
+    elif entry.mode is None:
+        info.mode = 0o755 if entry.executable else 0o644
     if entry.source is None:
-        data = entry.data or b""
-        info.size = len(data)
-        archive.addfile(info, io.BytesIO(data))
-        return
-    with entry.source.open("rb") as source:
-        info.size = entry.source.stat().st_size
-        archive.addfile(info, source)
+        return _put(archive, info, io.BytesIO(entry.data or b""), len(entry.data or b""))
+    with entry.source.open("rb", buffering=0) as source:
+        return _put(archive, info, source, os.fstat(source.fileno()).st_size)
 
 
-class _Packed(io.RawIOBase):
-    """A stream that compresses what is written to it, and knows both digests."""
-
-    def __init__(self, target: IO[bytes]) -> None:
-        super().__init__()
-        self._target = target
-        self._deflate = zlib.compressobj(LEVEL, zlib.DEFLATED, 31)  # 31: gzip, with neither time nor name
-        self._plain, self._outer = hashlib.sha256(), hashlib.sha256()
-        self._at = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def write(self, data: Buffer) -> int:
-        self._plain.update(data)
-        self._put(self._deflate.compress(data))
-        size = memoryview(data).nbytes
-        self._at += size
-        return size
-
-    def finish(self) -> None:
-        self._put(self._deflate.flush())
-
-    def _put(self, data: bytes) -> None:
-        if data:
-            self._outer.update(data)
-            self._target.write(data)
-
-    @property
-    def digest(self) -> str:
-        return f"sha256:{self._outer.hexdigest()}"
-
-    @property
-    def diff_id(self) -> str:
-        return f"sha256:{self._plain.hexdigest()}"
+def _put(archive: Gzip, info: tarfile.TarInfo, source: IO[bytes] | io.FileIO, size: int) -> int:
+    info.size = size
+    header = info.tobuf(tarfile.PAX_FORMAT)
+    archive.write(header)
+    left = size
+    while left > 0:
+        data = source.read(min(left, _CHUNK))
+        if not data:
+            raise OSError(errno.EIO, "The file became shorter while it was read", info.name)
+        archive.write(data)
+        left -= len(data)
+    padding = -size % tarfile.BLOCKSIZE
+    archive.write(bytes(padding))
+    return len(header) + size + padding

@@ -27,11 +27,12 @@ from ropewalk.server.environments.oci.channels import Channels
 from ropewalk.server.environments.oci.image import Descriptor, Made, compose
 from ropewalk.server.environments.oci.layers import Layer, pack
 from ropewalk.server.environments.oci.platform import Platform
-from ropewalk.server.environments.oci.push import Pushed, Store, push
+from ropewalk.server.environments.oci.push import Early, Pushed, Store, push
 from ropewalk.server.environments.oci.reference import Reference
 from ropewalk.server.environments.oci.registry import Repository
 from ropewalk.server.environments.oci.sandbox import run_commands
 from ropewalk.server.environments.oci.sources import Registries
+from ropewalk.server.environments.oci.together import one_error
 from ropewalk.server.environments.oci.usable import look
 
 __all__ = ["Destination", "ImageBuilder", "Places"]
@@ -98,15 +99,16 @@ class ImageBuilder:
             locking = group.create_task(_caught(self._lock(request, report)))
             pulling = group.create_task(_caught(self._base(request, platform, report)))
         lock, base = _value(locking.result()), _value(pulling.result())
-        made = await self._make(request, lock, base, platform, report)
-        await report.event(f"The image has {len(made.layers)} layers.", step=BuildStep.INSTALLED)
-        async with self.places.open(request.target) as place:
-            reused = await place.has(made.digest)
-            pushed = None if reused else await self._push(place, made, base, report)
+        with one_error():
+            async with self.places.open(request.target) as place:
+                made, early = await self._make_sending(place, request, lock, base, platform, report)
+                reused = await place.has(made.digest)
+                pushed = None if reused else await self._push(place, made, base, report)
         reference = str(place.reference.at(made.digest))
         if not reused:
-            await report.event(f"The image {reference} was pushed.", step=BuildStep.PUSHED, digest=made.digest)
-        sent = {"sent_bytes": pushed.sent if pushed else 0, "sent_blobs": list(pushed.blobs) if pushed else []}
+            await report.event(f"The image {reference} was pushed.", digest=made.digest)
+        blobs = [*early, *(pushed.blobs if pushed else ())]
+        sent = {"sent_bytes": sum(early.values()) + (pushed.sent if pushed else 0), "sent_blobs": blobs}
         size = sum(layer.size for layer in made.layers)
         await asyncio.to_thread(self._blobs.prune, self.keep_bytes)
         details = {**sent, "digest": made.digest, "size": size}
@@ -159,8 +161,26 @@ class ImageBuilder:
             )
         return base
 
-    async def _make(self, request: BuildRequest, lock: Lock, base: Base, platform: Platform, report: Report) -> Made:
-        """Return the image; its layers are in the cache afterwards."""
+    async def _make_sending(
+        self, place: Destination, request: BuildRequest, lock: Lock, base: Base, platform: Platform, report: Report
+    ) -> tuple[Made, dict[str, int]]:
+        """Make the image; return it, and the bytes of each layer that was sent meanwhile."""
+        async with asyncio.TaskGroup() as group:
+            told: Callable[[Layer], None] = lambda layer: report.log(f"Sent {layer.title}: {in_words(layer.size)}")  # noqa: E731 - as the parameter is called
+            early = Early(place.store, self._blobs, group, told)
+            made = await self._make(request, lock, base, platform, report, early.add)
+        return made, early.sent
+
+    async def _make(
+        self,
+        request: BuildRequest,
+        lock: Lock,
+        base: Base,
+        platform: Platform,
+        report: Report,
+        told: Callable[[Layer], None],
+    ) -> Made:
+        """Return the image; its layers are in the cache afterwards. *told* hears of each that is new."""
         python = _minor(lock.python)
         own = any(each.manager == "conda" and each.name == "python" for each in lock.packages)
         frame = [] if own else [await self._frame(base, python)]
@@ -173,6 +193,7 @@ class ImageBuilder:
             cache=self._cache(request),
             channels=self._channels(request),
             report=report,
+            made=told,
         )
         layers = [*frame, *await assembly.layers(lock.packages)]
         environ = _environ(base)

@@ -12,9 +12,10 @@ from ropewalk.errors import BackendError, FixItError, NotFoundError, TryAgainErr
 from ropewalk.schemas.images import PART_BYTES, Image
 from ropewalk.server.environments.oci.blobs import Blobs, disk_errors
 from ropewalk.server.environments.oci.image import Descriptor, Made
+from ropewalk.server.environments.oci.layers import MEDIA_TYPE, Layer
 from ropewalk.server.environments.oci.together import one_error
 
-__all__ = ["Pushed", "Store", "push"]
+__all__ = ["Early", "Pushed", "Store", "push"]
 
 AT_ONCE = 4
 """Blobs on their way: one stream rarely fills a line."""
@@ -48,6 +49,37 @@ class Pushed:
     """Bytes of blobs that were sent."""
     blobs: tuple[str, ...]
     """Digests of these blobs."""
+
+
+class Early:
+    """Sends layers while others are still being made.
+
+    It changes nothing about a push but how long it takes: what fails here is left to :func:`push`, which tells why.
+
+    Args:
+        store: The registry of the cloud account.
+        blobs: Where the layers are.
+        group: In which they are sent.
+        told: Told of each layer that was sent.
+    """
+
+    def __init__(self, store: Store, blobs: Blobs, group: asyncio.TaskGroup, told: Callable[[Layer], None]) -> None:
+        self.sent: dict[str, int] = {}
+        """Bytes of each layer that was sent, by digest."""
+        self._store, self._blobs, self._group, self._told = store, blobs, group, told
+        self._limit = asyncio.Semaphore(AT_ONCE)
+
+    def add(self, layer: Layer) -> None:
+        """Send a layer that is in the folder of blobs."""
+        self._group.create_task(self._bring(layer))
+
+    async def _bring(self, layer: Layer) -> None:
+        async with self._limit:
+            with suppress(BackendError, NotFoundError):
+                if await self._store.missing([layer.digest]):
+                    await _send(self._store, Descriptor(MEDIA_TYPE, layer.digest, layer.size), self._blobs)
+                    self.sent[layer.digest] = layer.size
+                    self._told(layer)
 
 
 async def push(

@@ -7,8 +7,10 @@ seconds.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import csv
+import errno
 import hashlib
 import io
 import os
@@ -17,7 +19,7 @@ import stat
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ropewalk.errors import FixItError
@@ -35,12 +37,16 @@ PREFIX = "opt/ropewalk"
 INSTALL_SECONDS = 1800.0
 """Mostly downloads; of some gigabytes over a slow line."""
 COMPILE_SECONDS = 600.0
+_CHUNK_BYTES = 3 * 2**20
+"""Of source that one process compiles: some 0.5 s, so that its start of 0.02 s does not count."""
 _TELL_TALES = frozenset({"direct_url.json", "uv_cache.json", "uv_build.json", "REQUESTED"})
 """What installers note of this machine and moment; no program needs it."""
 _NOT_COMPILED = frozenset({"test", "tests"})
 """Folders whose modules no node imports; they are half of what there is in some packages."""
 _OURS = ("Using CPython", "Resolved ")
 """How lines of uv begin that are about this machine, or say again what was said when it was resolved."""
+_HASH_AND_SIZE = 2
+"""What RECORD says of a file, besides its name."""
 _COMPILE = Path(__file__).with_name("compile_files.py")
 
 Files = dict[str, list[Entry]]
@@ -54,6 +60,7 @@ class Installed:
         self._python = python
         self._site = next(iter(sorted(root.glob("**/*.dist-info"))), root / "lib" / "site-packages").parent
         self._local = posixpath.normpath(self._site.relative_to(root).as_posix())
+        self._folder, self._prefix = str(self._site), f"{root}/"
 
     @property
     def site(self) -> str:
@@ -72,37 +79,53 @@ class Installed:
         return found
 
     def _package(self, info: Path) -> list[Entry]:
+        """Return the files of a package, with a RECORD that is true in the image.
+
+        Hashes of files that are as they were in the wheel are taken from its own RECORD, and not made again.
+        """
         with (info / "RECORD").open(newline="", encoding="utf-8") as stream:
-            names = [row[0] for row in csv.reader(stream) if row]
+            rows = {posixpath.normpath(row[0]): row for row in csv.reader(stream) if row}
         record, entries = [], []
-        for name in sorted({posixpath.normpath(each) for each in names}):
-            path = Path(os.path.normpath(self._site / name))
-            if posixpath.basename(name) in _TELL_TALES and posixpath.dirname(name).endswith(".dist-info"):
+        for name in sorted(rows):
+            if _is_left_out(name) or (entry := self._entry(name)) is None:
                 continue
-            if name.endswith((".pyc", ".dist-info/RECORD")) or not path.is_file():
-                continue
-            entry = self._entry(path)
             entries.append(entry)
-            record.append(_record(name, entry))
+            known = rows[name][1:3]
+            same = entry.data is None and len(known) == _HASH_AND_SIZE and known[1] == str(entry.size)
+            record.append((name, *known) if same and known[0].startswith("sha256=") else _record(name, entry))
         own = posixpath.join(info.name, "RECORD")
         lines = io.StringIO()
         csv.writer(lines, lineterminator="\n").writerows([*record, (own, "", "")])
         return [*entries, Entry(f"{self.site}/{own}", data=lines.getvalue().encode())]
 
-    def _entry(self, path: Path) -> Entry:
+    def _entry(self, name: str) -> Entry | None:
+        """Return the file that RECORD calls *name*; None: it is none."""
+        path = os.path.normpath(os.path.join(self._folder, name))  # noqa: PTH118 - of thousands of files
         try:
-            inside = path.relative_to(self._root).as_posix()
-        except ValueError:
+            status = os.stat(path)  # noqa: PTH116 - as above
+        except OSError:
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        if not path.startswith(self._prefix):
+            file = posixpath.basename(path)[:200]
             raise FixItError(
-                f"A package holds the name {path.name[:200]!r}, which leads out of the place for packages.",
+                f"A package holds the name {file!r}, which leads out of the place for packages.",
                 advice="It is broken or malicious: leave it out.",
-            ) from None
-        executable = bool(path.stat().st_mode & stat.S_IXUSR)
+            )
+        inside = path.removeprefix(self._prefix)
+        executable = bool(status.st_mode & stat.S_IXUSR)
         if inside.startswith(f"{self._local}/"):
-            return Entry(f"{self.site}/{inside.removeprefix(self._local + '/')}", path, executable=executable)
+            place = f"{self.site}/{inside.removeprefix(self._local + '/')}"
+            return Entry(place, Path(path), executable=executable, length=status.st_size)
         if inside.startswith("bin/"):
-            return Entry(f"{PREFIX}/{inside}", data=_with_shebang(path.read_bytes()), executable=True)
-        return Entry(f"{PREFIX}/{inside}", path, executable=executable)
+            return Entry(f"{PREFIX}/{inside}", data=_with_shebang(Path(path).read_bytes()), executable=True)
+        return Entry(f"{PREFIX}/{inside}", Path(path), executable=executable, length=status.st_size)
+
+
+def _is_left_out(name: str) -> bool:
+    folder, file = posixpath.split(name)
+    return file.endswith(".pyc") or (folder.endswith(".dist-info") and (file in _TELL_TALES or file == "RECORD"))
 
 
 def _record(name: str, entry: Entry) -> tuple[str, str, str]:
@@ -217,28 +240,56 @@ async def interpreter(python: str, cache: Path, folder: Path) -> str | None:
     return done.output.strip() or None if done.status == 0 else None
 
 
-async def compiled(entries: Sequence[Entry], program: str, folder: Path) -> list[Entry]:
-    """Return the ``.pyc`` files of *entries*, made in *folder* by the interpreter *program*.
+async def compiled(entries: Sequence[Entry], program: str, folder: Path, cores: asyncio.Semaphore) -> list[Entry]:
+    """Return the ``.pyc`` files of *entries*, made in *folder* by the interpreter *program*, as *cores* allow.
 
-    One process makes all of them, in order: a ``.pyc`` file depends, harmlessly, on what was compiled before.
+    Files are compiled in chunks, each by a process of its own and in order: a ``.pyc`` file depends, harmlessly, on
+    what was compiled before. Chunks depend on nothing but the files: it is the same on any number of processors.
     """
     sources = [each for each in entries if each.name.endswith(".py") and not _NOT_COMPILED & set(each.name.split("/"))]
-    listing = folder / "files"
-    lines = (f"{each.source}\t/{each.name}\t{number}.pyc" for number, each in enumerate(sources) if each.source)
-    listing.write_text("\n".join(lines), "utf-8")
+    targets = [(each, folder / f"{number}.pyc") for number, each in enumerate(sources) if each.source is not None]
+
+    async def compile_chunk(number: int, chunk: Sequence[tuple[Entry, Path]]) -> str:
+        listing = folder / f"files-{number}"
+        listing.write_text("\n".join(f"{each.source}\t/{each.name}\t{made}" for each, made in chunk), "utf-8")
+        async with cores:
+            return await _compile(program, listing)
+
+    async with asyncio.TaskGroup() as group:
+        tags = [group.create_task(compile_chunk(*each)) for each in enumerate(_chunks(targets))]
+    found = []
+    for each, made in targets:
+        if made.exists():
+            parent, name = posixpath.split(each.name)
+            tag = tags[0].result()
+            found.append(Entry(f"{parent}/__pycache__/{name.removesuffix('.py')}.{tag}.pyc", made))
+    return found
+
+
+def _chunks(targets: Sequence[tuple[Entry, Path]]) -> Iterator[list[tuple[Entry, Path]]]:
+    chunk: list[tuple[Entry, Path]] = []
+    size = 0
+    for each, made in targets:
+        chunk.append((each, made))
+        size += each.size
+        if size >= _CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+async def _compile(program: str, listing: Path) -> str:
+    """Compile the files of *listing*; return what the interpreter calls its ``.pyc`` files."""
     done = await uv.run(
         [program, "-I", "-S", str(_COMPILE), str(listing)],
         environ={"PYTHONHASHSEED": "0", "LANG": "C.UTF-8"},
-        cwd=folder,
+        cwd=listing.parent,
         seconds=COMPILE_SECONDS,
         say=lambda _: None,
     )
+    if "No space left" in done.errors or "Disk quota" in done.errors:
+        raise OSError(errno.ENOSPC, "No space left on device", str(listing.parent))
     if done.status:
         raise FixItError(f"The packages could not be compiled: {done.errors[-500:]}")
-    tag = done.output.strip()
-    found = []
-    for number, each in enumerate(sources):
-        if (made := folder / f"{number}.pyc").exists():
-            parent, name = posixpath.split(each.name)
-            found.append(Entry(f"{parent}/__pycache__/{name.removesuffix('.py')}.{tag}.pyc", made))
-    return found
+    return done.output.strip()
