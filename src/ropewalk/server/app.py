@@ -48,6 +48,9 @@ from ropewalk.server.web import (
     cloud_work,
     cluster_logs,
     device,
+    environment_builds,
+    environment_making,
+    index_credentials,
     join,
     profile,
     sign_in,
@@ -58,6 +61,7 @@ from ropewalk.server.web import (
 from ropewalk.server.web import cluster as cluster_page
 from ropewalk.server.web import clusters as cluster_pages
 from ropewalk.server.web import configurations as configuration_pages
+from ropewalk.server.web import environments as environment_pages
 from ropewalk.server.web import errors as page_errors
 from ropewalk.server.web import operator as operator_pages
 from ropewalk.server.web import operator_state as operator_state_pages
@@ -94,6 +98,10 @@ _ROUTERS = (
     cluster_pages.router,
     cluster_page.router,
     configuration_pages.router,
+    environment_pages.router,
+    environment_making.router,
+    environment_builds.router,
+    index_credentials.router,
     usage_pages.router,
     operator_pages.router,
     operator_state_pages.router,

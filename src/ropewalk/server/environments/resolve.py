@@ -207,7 +207,8 @@ def explain(done: uv.Done, what: str) -> BackendError:
     if "401" in text or "403" in text or "missing credentials" in lower:
         return FixItError(
             f"A package index refused access, so the packages could not be {what}: {_reason(text)}",
-            advice="Store credentials for it with `ropewalk env credentials set`, and name them in the environment.",
+            advice="Store credentials for it, in the browser or with `ropewalk env credentials set`, and name them in "
+            "the environment.",
             field="credentials",
         )
     if "request failed" in lower or "failed to fetch" in lower or "error sending request" in lower:
@@ -231,7 +232,7 @@ def _advice(lower: str) -> str:
     if "matching platform" in lower or "no usable wheels" in lower:
         return "Choose a version that has a wheel for this platform, or leave the package out."
     if "no version of" in lower:
-        return "Ask for a version that exists; `ropewalk env log` shows what was tried."
+        return "Ask for a version that exists; the log of the build shows what was tried."
     if "failed to build" in lower:
         return "Choose a version that has a wheel; the log has the output of its build."
     return "Loosen one of the requirements that it names: they cannot be had together."

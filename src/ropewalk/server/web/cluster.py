@@ -10,6 +10,7 @@ from ropewalk.errors import ClusterError, ConflictError, InputError, LimitExceed
 from ropewalk.schemas.clusters import ClusterScale
 from ropewalk.server.clusters import service
 from ropewalk.server.context import Context
+from ropewalk.server.environments.service import seen
 from ropewalk.server.gateway import passes
 from ropewalk.server.identity.permissions import Permission
 from ropewalk.server.web import live
@@ -109,6 +110,7 @@ async def _page(
         before=before,
         earlier=events[EVENTS - 1].id if len(events) > EVENTS else None,
         now=context.clock.now(),
+        links=found.software is not None and await seen(context, visit.caller, found.software),
         forms_to=[] if origin is None else [origin],
         **values,
     )

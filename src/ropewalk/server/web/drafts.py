@@ -25,6 +25,7 @@ KEPT = frozenset(
         *("architecture", "allow_ingress_from", "peering", "access_key_id", "context", "namespace", "reach"),
         *("service_annotations", "image_pull_secrets", "run_as_user", "core_hour_price", "gib_hour_price", "currency"),
         *("image_registry", "image_registry_credentials"),
+        *("name", "python", "pip", "channels", "conda", "container", "private"),
     }
 )
 """Fields that may be in an address. Secrets are none of them, and a field that is added is none either."""
@@ -32,6 +33,7 @@ KEPT = frozenset(
 MAX_ADDRESS = 1900
 """Characters: the sign-in page takes up to 2,000 to go back to."""
 
+_PASSWORD = re.compile(r"://[^/\s]*@")
 _KEY_ID = re.compile(r"AKIA[A-Z0-9]{16}")
 
 
@@ -53,7 +55,9 @@ class DraftRoute(PageRoute):
 
 
 def _typed(form: Mapping[str, object]) -> dict[str, str]:
-    typed = {name: value for name, value in form.items() if name in KEPT and isinstance(value, str) and value}
+    given = {name: value for name, value in form.items() if name in KEPT and isinstance(value, str) and value}
+    # A password in the address of a package is refused by the form; it must not get into an address here, either.
+    typed = {name: value for name, value in given.items() if not _PASSWORD.search(value)}
     if "access_key_id" in typed:
         typed["access_key_id"] = key_id(typed["access_key_id"])
     return typed
