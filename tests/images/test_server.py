@@ -6,11 +6,13 @@ import json
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from ropewalk.client import calls
 from ropewalk.client.http import Api
@@ -19,7 +21,7 @@ from ropewalk.schemas.aws import AwsSettings
 from ropewalk.schemas.cloud_accounts import CloudState, PrepareRequest, SetAws
 from ropewalk.schemas.clusters import ClusterCreate, ClusterDetail
 from ropewalk.schemas.identity import SetupRequest
-from tests.images.conftest import layer, put_image
+from tests.images.conftest import layer, put_image, put_index
 from tests.support import packages
 from tests.support.ministack import REGION, Double
 from tests.support.packages import make_wheel
@@ -34,7 +36,11 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 def team(aws: Double, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
     """A server whose only user, ada, has an AWS account that is prepared."""
     base = [layer([(f"usr/bin/python{PYTHON}", b""), ("usr/bin/python3", f"python{PYTHON}")])]
-    put_image(registry.host, f"base/python:{PYTHON}", base, config={"Env": ["PATH=/usr/bin"]})
+    bases = {
+        name: put_image(registry.host, f"base/python:{name}", base, name, {"Env": ["PATH=/usr/bin"]})
+        for name in ("amd64", "arm64")
+    }
+    put_index(registry.host, f"base/python:{PYTHON}", bases)
     monkeypatch.setenv("ROPEWALK_IMAGE_BASE", f"{registry.host}/base/python:{{python}}")
     with server_process(tmp_path / "data", ROPEWALK_AWS_ENDPOINT_URL=aws.endpoint) as server:
         server.wait_ready()
@@ -52,7 +58,7 @@ def team(aws: Double, registry: Registry, tmp_path: Path, monkeypatch: pytest.Mo
             yield api
 
 
-def test_an_environment_becomes_an_image_in_the_teams_own_registry(team: Api, tmp_path: Path) -> None:
+def test_an_environment_becomes_an_image_in_the_teams_own_registry(team: Api, aws: Double, tmp_path: Path) -> None:
     def run(*arguments: str, status: int = 0) -> str:
         done = subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, check=False)
         assert done.returncode == status, done.stdout + done.stderr
@@ -80,12 +86,62 @@ def test_an_environment_becomes_an_image_in_the_teams_own_registry(team: Api, tm
         (again,) = wait_until(lambda: json.loads(run("image", "list", "--json")), within=60)
         assert again["digest"] == image["digest"]
 
-        def made() -> ClusterDetail | None:
+        def made(wish: ClusterCreate) -> ClusterDetail | None:
             with suppress(ConflictError):  # until the build has been noted
                 return team(calls.create_cluster("ada", wish))
             return None
 
-        cluster = wait_until(made, within=60)
+        cluster = wait_until(lambda: made(wish), within=60)
         assert cluster is not None
         assert cluster.software == "flights:1"
         team(calls.stop_cluster("ada", cluster.name))
+        _a_cluster_with_other_processors_gets_an_image_for_them(team, aws, made)
+        make_wheel(index, "fast", tag=f"cp{PYTHON.replace('.', '')}-none-manylinux_2_17_x86_64")
+        run("env", "create", "fast", "--pip", "distributed", "--pip", "fast", "--python", PYTHON, *url)
+        _what_has_no_build_for_them_is_told(team)
+
+
+ARM = {"architecture": "ARM64"}
+
+
+def _a_cluster_with_other_processors_gets_an_image_for_them(
+    team: Api, aws: Double, made: Callable[[ClusterCreate], ClusterDetail | None]
+) -> None:
+    wish = ClusterCreate(software="flights", n_workers=1, backend_options=ARM)
+    with pytest.raises(ConflictError, match="is being built"):
+        team(calls.create_cluster("ada", wish))
+    cluster = wait_until(lambda: made(wish), within=60)
+    assert cluster is not None
+    builds = {each.platform: each for each in team(calls.get_environment("ada", "flights")).versions[0].builds}
+    assert builds["linux/arm64"].image != builds["linux/amd64"].image
+    ecs = aws.client("ecs")
+
+    def definition() -> dict[str, Any] | None:
+        """Return what nodes of the cluster are started by."""
+        with suppress(ClientError):  # throttled
+            names = ecs.list_task_definitions(status="ACTIVE")["taskDefinitionArns"]
+            found = [ecs.describe_task_definition(taskDefinition=name)["taskDefinition"] for name in names]
+            return next((each for each in found if each["runtimePlatform"]["cpuArchitecture"] == "ARM64"), None)
+        return None
+
+    launched = wait_until(definition, within=60)
+    assert launched is not None
+    assert {each["image"] for each in launched["containerDefinitions"]} == {builds["linux/arm64"].image}
+    team(calls.stop_cluster("ada", cluster.name))
+
+
+def _what_has_no_build_for_them_is_told(team: Api) -> None:
+    wish = ClusterCreate(software="fast", n_workers=1, backend_options=ARM)
+
+    def refused() -> str | None:
+        with pytest.raises(ConflictError) as caught:
+            team(calls.create_cluster("ada", wish))
+        return caught.value.message if caught.value.details["environment"] == "failed" else None
+
+    why = wait_until(refused, within=60)
+    assert why is not None
+    assert "could not be built" in why
+    assert "fast" in why
+    assert "aarch64" in why
+    found = team(calls.get_environment("ada", "fast"))
+    assert (found.version, found.state) == (1, "ready"), "it is as good as before for others"

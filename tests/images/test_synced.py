@@ -14,10 +14,10 @@ import rattler
 from ropewalk.client.environment.conda import CondaPackage, conda_packages
 from ropewalk.client.environment.snapshot import Installed, snapshot
 from ropewalk.errors import FixItError
-from ropewalk.schemas.environments import EnvironmentSpec, LockedPackage, Platform
+from ropewalk.schemas.environments import CondaSpec, EnvironmentSpec, LockedPackage, Platform
 from ropewalk.server.environments.builder import BuildRequest, Credential, Target
 from ropewalk.server.environments.oci import conda, locking
-from ropewalk.server.environments.oci.channels import Channels
+from ropewalk.server.environments.oci.channels import IN_PATH, Channels
 from ropewalk.server.environments.oci.maker import ImageBuilder
 from ropewalk.server.environments.resolve import Resolving
 from tests.images.conftest import Said
@@ -173,10 +173,26 @@ async def test_a_channel_is_opened_by_its_credentials_and_by_nothing_else(world:
         assert (folders["ours"] / "share" / "ours").read_bytes() == b"x"
         with pytest.raises(FixItError, match="refused access"):
             await conda.fetch([package], Channels(tmp_path / "other-cache"), world.said.log)
+        in_path = Credential("ours", channel + "/mine", IN_PATH, LOGIN[1])
+        site.login = None
+        behind = private / "t" / LOGIN[1] / "mine"
+        make_conda_package(behind, "ours", "1.0", files={"share/ours": b"y"}, subdir="linux-64")
+        conda_spec = CondaSpec(channels=[world.site.url, f"{channel}/mine"], dependencies=["ours"])
+        named = EnvironmentSpec(python=PYTHON, conda=conda_spec)
+        lock = await world.lock(named, "linux/amd64", in_path)
+        (package,) = (each for each in lock.packages if each.name == "ours")
+        assert package.url == f"{channel}/mine/linux-64/ours-1.0-0.tar.bz2", "without the token"
+        folders = await conda.fetch([package], Channels(tmp_path / "third-cache", [in_path]), world.said.log)
+        assert (folders["ours"] / "share" / "ours").read_bytes() == b"y"
+        wrong, elsewhere = replace(in_path, password="another-token"), replace(world, caches=tmp_path / "elsewhere")
+        elsewhere.caches.mkdir()
+        with pytest.raises(FixItError, match="There is no conda channel") as caught:
+            await elsewhere.lock(named, "linux/amd64", wrong)
+        assert "another-token" not in str(caught.value)
         # Where they could be mixed up, nothing is asked.
-        elsewhere = Credential("ours", "http://127.0.0.1:9/ours", *LOGIN)
+        mixed = Credential("ours", "http://127.0.0.1:9/ours", *LOGIN)
         with pytest.raises(FixItError, match="on another server of that host"):
-            await world.lock(spec, "linux/amd64", elsewhere)
+            await world.lock(spec, "linux/amd64", mixed)
 
 
 def test_what_credentials_open_is_kept_apart_from_what_anybody_may_read(tmp_path: Path) -> None:

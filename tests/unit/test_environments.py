@@ -56,6 +56,8 @@ def test_the_order_of_commands_and_indexes_matters() -> None:
         ({"pip": ["dask"], "python": "3"}, "no version of Python"),
         ({"pip": ["dask"], "environ": {"LD_PRELOAD": "x"}}, "environment variable"),
         ({"conda": {"channels": ["https://t:secret@example.org"], "dependencies": ["x"]}}, "user name or password"),
+        ({"conda": {"channels": ["https://example.org/t/secret/ours"], "dependencies": ["x"]}}, "a token"),
+        ({"conda": {"dependencies": ["https://t:secret@example.org/ours::x"]}}, "user name or password"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(fields: dict[str, object], problem: str) -> None:

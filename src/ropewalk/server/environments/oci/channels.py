@@ -6,20 +6,24 @@ py-rattler reads and downloads. What was read with credentials is cached apart f
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from ropewalk.errors import BackendError, FixItError, TryAgainError
 from ropewalk.schemas.environments import covers
 from ropewalk.server.environments.builder import Credential
 
-__all__ = ["BEARER", "Channels", "explain", "rattler"]
+__all__ = ["BEARER", "IN_PATH", "Channels", "explain", "rattler", "without_tokens"]
 
 BEARER = "__token__"
 """User name of credentials whose password is a token: sent as such, and not as a password."""
+IN_PATH = "__conda__"
+"""User name of credentials whose password is a token as anaconda.org has them: a part of the address, ``/t/TOKEN/``."""
+_TOKEN = re.compile(r"/t/[^/\s]+/")
 
 
 def rattler() -> Any:
@@ -59,19 +63,22 @@ class Channels:
         """
         self._refuse_mixed(channels)
         library = rattler()
-        client = library.Client([library.networking.AddHeadersMiddleware(self._headers)])
+        headers = library.networking.AddHeadersMiddleware(self._headers)
+        client = library.Client([headers, *(_rewriting(each) for each in self.credentials if each.username == IN_PATH)])
         return library.Gateway(cache_dir=self.cache / "channels", client=client)
 
     def downloader(self, url: str) -> Any:
         """Return what downloads *url*. A server that it is sent on to gets no credentials if it has another name."""
         found = next((each for each in self.credentials if covers(each.url, url)), None)
+        if found is not None and found.username == IN_PATH:
+            return rattler().Client([_rewriting(found)])
         return rattler().Client(headers=None if found is None else _header(found))
 
     def _headers(self, host: str, path: str) -> dict[str, str] | None:
         """Return the headers of a request; py-rattler names neither its scheme nor its port."""
         for each in self.credentials:
             parts = urlsplit(each.url)
-            if parts.hostname == host and covers(parts.path or "/", path):
+            if each.username != IN_PATH and parts.hostname == host and covers(parts.path or "/", path):
                 return _header(each)
         return None
 
@@ -88,6 +95,14 @@ class Channels:
                     )
 
 
+def _rewriting(credential: Credential) -> Any:
+    """Return what puts the token into addresses as they are asked for: no package has it in the address it is from."""
+    url = credential.url.rstrip("/") + "/"
+    parts = urlsplit(url)
+    secret = parts._replace(path=f"/t/{quote(credential.password, safe='')}{parts.path}").geturl()
+    return rattler().networking.MirrorMiddleware({url: [secret]})
+
+
 def _header(credential: Credential) -> dict[str, str]:
     if credential.username == BEARER:
         return {"Authorization": f"Bearer {credential.password}"}
@@ -95,9 +110,14 @@ def _header(credential: Credential) -> dict[str, str]:
     return {"Authorization": f"Basic {pair}"}
 
 
+def without_tokens(text: str) -> str:
+    """Return what py-rattler says without the tokens that addresses hold."""
+    return _TOKEN.sub("/t/***/", text)
+
+
 def explain(error: Exception, channels: Sequence[str]) -> BackendError:
     """Return the error for channels that could not be read."""
-    text, named = str(error), " or ".join(channels)
+    text, named = without_tokens(str(error)), " or ".join(channels)
     if "401" in text or "403" in text:
         return FixItError(
             f"The conda channel {named} refused access.",

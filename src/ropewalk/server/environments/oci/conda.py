@@ -20,7 +20,7 @@ from typing import Any
 from ropewalk.errors import FixItError, TryAgainError
 from ropewalk.schemas.environments import CondaSpec, LockedPackage
 from ropewalk.server.environments.oci.blobs import disk_errors
-from ropewalk.server.environments.oci.channels import Channels, explain, rattler
+from ropewalk.server.environments.oci.channels import Channels, explain, rattler, without_tokens
 from ropewalk.server.environments.oci.layers import Entry
 from ropewalk.server.environments.oci.platform import Platform
 from ropewalk.server.environments.oci.wheels import PREFIX
@@ -153,7 +153,7 @@ async def _download(channels: Channels, package: LockedPackage, target: Path, di
         client = channels.downloader(url)
         sha256, _ = await library.package_streaming.download_and_extract(client, url, target, digest)
     except (library.exceptions.ExtractError, OSError) as exc:
-        text = str(exc)
+        text = without_tokens(str(exc))
         if "401" in text or "403" in text:
             raise explain(exc, [url]) from None
         if "404" in text or "410" in text:
