@@ -56,7 +56,11 @@ def create(
     index_url: Annotated[str | None, typer.Option("--index-url", help="In place of the usual index.")] = None,
     extra_index_url: Annotated[list[str] | None, typer.Option("--extra-index-url", help="A further index.")] = None,
     use_credentials: Annotated[
-        list[str] | None, typer.Option("--credentials", help="Name of stored credentials for an index; repeat.")
+        list[str] | None,
+        typer.Option("--credentials", help="Name of stored credentials for an index or channel; repeat."),
+    ] = None,
+    platform: Annotated[
+        str | None, typer.Option("--platform", help="linux/amd64 or linux/arm64; default: of the account's nodes.")
     ] = None,
     private: Annotated[bool | None, typer.Option("--private/--shared", help="Whether others see it.")] = None,
     force_rebuild: Annotated[bool, typer.Option("--force-rebuild", help="Also if nothing was changed.")] = False,
@@ -66,7 +70,7 @@ def create(
     """Make a software environment, or a new version of one, and show its build as it goes on."""
     from ropewalk.cli.api import connect
     from ropewalk.client.environment.making import make
-    from ropewalk.client.environment.reading import lines, specification
+    from ropewalk.client.environment.reading import lines, parse_platform, specification
     from ropewalk.client.environment.wheels import Wheels
     from ropewalk.schemas.environments import EnvironmentCreate
 
@@ -86,7 +90,9 @@ def create(
     )
     with connect() as api:
         slug, rest = api.locate(name, account)
-        wish = EnvironmentCreate(name=rest, spec=spec, private=private, force_rebuild=force_rebuild)
+        wish = EnvironmentCreate(
+            name=rest, spec=spec, private=private, platform=parse_platform(platform), force_rebuild=force_rebuild
+        )
         made = api.drive(make(slug, wish, own.files, _say))
     _tell(made, as_json=as_json)
 
@@ -144,6 +150,7 @@ def log(
     name: Name,
     version: Annotated[int | None, typer.Option("--version", help="Of this version; default: the newest.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the build is over, or Ctrl-C.")] = False,
+    platform: Annotated[str | None, typer.Option("--platform", help="Of its build for this, as linux/arm64.")] = None,
     account: options.Account = None,
 ) -> None:
     """Print the log of the newest build of a version."""
@@ -154,7 +161,7 @@ def log(
     with connect() as api:
         slug, rest = api.locate(name, account)
         found = api(calls.get_environment(slug, rest))
-        builds = _version(found, version or found.latest).builds
+        builds = [b for b in _version(found, version or found.latest).builds if platform in (None, b.platform)]
         if not builds:
             output.note("It was not built yet.")
             return
@@ -227,12 +234,15 @@ def list_credentials(account: options.Account = None, as_json: options.Json = Fa
 @credentials.command("set")
 def set_credentials(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What environments call them.", show_default=False)],
-    url: Annotated[str, typer.Option("--url", help="Address of the index; they are sent nowhere else.")],
-    username: Annotated[str, typer.Option("--username", help="Often __token__.")] = "__token__",
+    url: Annotated[str, typer.Option("--url", help="Address of the index or channel; they are sent nowhere else.")],
+    username: Annotated[
+        str,
+        typer.Option("--username", help="__token__: of a token; __conda__: of one that is put into addresses as /t/…."),
+    ] = "__token__",
     password_stdin: options.PasswordStdin = False,
     account: options.Account = None,
 ) -> None:
-    """Store user name and password of a private index, encrypted, or replace them."""
+    """Store user name and password of a private package index or conda channel, encrypted, or replace them."""
     from ropewalk.cli.api import connect
     from ropewalk.client import calls
     from ropewalk.schemas.environments import IndexCredentialsSet
@@ -292,7 +302,7 @@ def _version(found: EnvironmentDetail, number: int | None) -> EnvironmentVersion
 
 
 def _places(version: EnvironmentVersion) -> str:
-    return ", ".join(f"{build.target} ({build.state})" for build in version.builds)
+    return ", ".join(f"{build.target} {build.platform} ({build.state})" for build in version.builds)
 
 
 def _variable(item: str) -> tuple[str, str]:

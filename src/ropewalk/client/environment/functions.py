@@ -10,7 +10,7 @@ from typing import IO, Literal
 from ropewalk.client import calls
 from ropewalk.client.config import Login, split_name
 from ropewalk.client.environment.making import Say, make
-from ropewalk.client.environment.reading import Conda, Packages, specification
+from ropewalk.client.environment.reading import Conda, Packages, parse_platform, specification
 from ropewalk.client.environment.wheels import Wheels
 from ropewalk.client.functions import account_steps, run
 from ropewalk.client.http import Steps
@@ -38,6 +38,7 @@ def create_software_environment(
     index_url: str | None = None,
     extra_index_urls: Sequence[str] = (),
     credentials: Sequence[str] = (),
+    platform: str | None = None,
     private: bool | None = None,
     account: str | None = None,
     force_rebuild: bool = False,
@@ -59,7 +60,10 @@ def create_software_environment(
         environ: Environment variables of the nodes. All members of the account see them: no secrets.
         index_url: Address of a package index in place of the server's usual one.
         extra_index_urls: Further ones, which come first.
-        credentials: Names of credentials for private indexes, stored with ``ropewalk env credentials set``.
+        credentials: Names of credentials for private indexes and conda channels, stored with ``ropewalk env
+            credentials set``.
+        platform: What it is built for now, ``"linux/amd64"`` or ``"linux/arm64"``; by default what the account's nodes
+            run on. It is built for the other as soon as a cluster asks for such nodes.
         private: Nobody else sees it.
         account: Whose it is, if the name does not say.
         force_rebuild: Resolve and build also if nothing was changed.
@@ -89,7 +93,9 @@ def create_software_environment(
             credentials=credentials,
         )
         slug = yield from account_steps(login, account)
-        wish = EnvironmentCreate(name=rest, spec=spec, private=private, force_rebuild=force_rebuild)
+        wish = EnvironmentCreate(
+            name=rest, spec=spec, private=private, platform=parse_platform(platform), force_rebuild=force_rebuild
+        )
         detail: EnvironmentDetail = yield from make(slug, wish, own.files, _say(log_output))
         return detail
 

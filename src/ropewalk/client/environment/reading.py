@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from ropewalk.errors import InputError
 from ropewalk.schemas.environment_files import (
@@ -14,9 +14,9 @@ from ropewalk.schemas.environment_files import (
     conda_text_fields,
     requirement_fields,
 )
-from ropewalk.schemas.environments import EnvironmentSpec, LocalWheel
+from ropewalk.schemas.environments import EnvironmentSpec, LocalWheel, Platform
 
-__all__ = ["Conda", "Packages", "lines", "read_conda", "read_pip", "specification"]
+__all__ = ["Conda", "Packages", "lines", "parse_platform", "read_conda", "read_pip", "specification"]
 
 Packages = str | Path | Sequence[str]
 """Requirements, or a file of them."""
@@ -61,6 +61,24 @@ def specification(
     }
     fields |= {**given, "post_build": _commands(post_build)}
     return checked(fields)
+
+
+def parse_platform(text: str | None) -> Platform | None:
+    """Return the platform that *text* names; None: none is wanted.
+
+    Raises:
+        InputError: Nodes run on no such thing.
+    """
+    if text is None:
+        return None
+    for known in get_args(Platform):
+        if text == known:
+            return cast("Platform", known)
+    raise InputError(
+        f"{text[:60]!r} is no platform of nodes.",
+        advice=f"There are {' and '.join(get_args(Platform))}.",
+        field="platform",
+    )
 
 
 def _commands(given: str | Path | Sequence[str] | None) -> list[str]:
