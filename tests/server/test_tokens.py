@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from sqlalchemy import event, select, text
+from sqlalchemy import select, text
 
 from ropewalk.server.db.models import Token
 from ropewalk.server.identity import access
 from tests.support.api import Api
 from tests.support.clock import FakeClock
+from tests.support.statements import counted
 
 
 async def make(api: Api, client: object, **wish: object) -> dict[str, str]:
@@ -154,18 +155,8 @@ async def test_the_use_of_a_token_is_written_at_most_once_a_minute(api: Api, clo
 async def test_authentication_is_one_query(api: Api) -> None:
     ada = await api.person()
     await ada.client.get("/api/v1/me")
-    seen: list[str] = []
-
-    def note(_c: object, _cursor: object, statement: str, *_: object) -> None:
-        if not statement.startswith(("BEGIN", "PRAGMA")):
-            seen.append(statement)
-
-    engine = api.context.db.engine.sync_engine
-    event.listen(engine, "before_cursor_execute", note)
-    try:
+    with counted(api.context.db) as seen:
         await access.by_token(api.context, ada.token)
-    finally:
-        event.remove(engine, "before_cursor_execute", note)
     assert len(seen) == 1, seen
 
 

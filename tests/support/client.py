@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import dask.config
 import httpx
+
+from ropewalk.schemas.common import Event
 
 TOKEN = "rw_canary_5c8d1f"
 SERVER = "http://ropewalk.test"
@@ -63,6 +66,18 @@ def event(number: int, code: str = "node.ready", **fields: Any) -> dict[str, Any
         "details": {},
         **fields,
     }
+
+
+def stream(*codes: str) -> httpx.Response:
+    """Return a stream with an event of each code, which then stays open."""
+    events = [Event.model_validate(event(number, code)) for number, code in enumerate(codes, 1)]
+
+    async def content() -> AsyncIterator[bytes]:
+        for each in events:
+            yield f"id: {each.id}\ndata: {each.model_dump_json()}\n\n".encode()
+        await asyncio.Event().wait()
+
+    return httpx.Response(200, headers={"Content-Type": "text/event-stream"}, content=content())
 
 
 def node(name: str = "c-1-scheduler", role: str = "scheduler", state: str = "ready", **fields: Any) -> dict[str, Any]:

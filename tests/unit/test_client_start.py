@@ -19,7 +19,7 @@ from ropewalk.client.progress import Progress, Silent
 from ropewalk.client.start import Starter
 from ropewalk.errors import ClusterStartError, LimitExceededError, ServerUnreachableError
 from ropewalk.schemas.clusters import ClusterCreate, ClusterDetail
-from tests.support.client import ME, SERVER, TOKEN, cluster, node
+from tests.support.client import ME, SERVER, TOKEN, cluster, node, stream
 from tests.support.waiting import eventually
 
 CONNECTION = {"scheduler_address": "tls://127.0.0.1:1", "ca": "a", "cert": "b", "key": "c", "versions": {}}
@@ -125,6 +125,39 @@ async def test_a_new_cluster_is_claimed_until_it_is_released(server: Server) -> 
     assert await starting.undo("test") is None
     assert server.deleted() == ["c-new"]
     assert not claims._claims
+
+
+async def test_a_start_takes_four_requests(server: Server) -> None:
+    """Each costs the server as much processor time as a pass of its reconciler, on the machine that starts nodes."""
+    detail = server.add("c-new")
+    server.on_create = lambda: httpx.Response(201, json={**detail, "state": "pending"})
+
+    def answer(request: httpx.Request) -> httpx.Response | None:
+        if request.url.path.endswith("/events"):
+            codes = ("cluster.created", "cluster.starting", "node.launched", "cluster.ready", "node.ready")
+            return stream(*codes)
+        if request.url.path.endswith("/connection"):
+            return httpx.Response(200, json={**CONNECTION, "cluster": detail})
+        return None
+
+    server.before = answer
+    starting = starter(server, None)
+    await starting.connection()
+    assert starting.detail.state == "ready"
+    path = "/accounts/ada/clusters"
+    assert server.asked == ["GET /me", f"POST {path}", f"GET {path}/c-new/events", f"GET {path}/c-new/connection"]
+    await finish(starting)
+
+
+async def test_a_cluster_that_is_gone_when_it_was_told_ready_is_looked_at_at_once(server: Server) -> None:
+    detail = server.add("c-new", state="failed", reason="It broke.")
+    server.on_create = lambda: httpx.Response(201, json={**detail, "state": "pending"})
+    server.before = lambda request: stream("cluster.ready") if request.url.path.endswith("/events") else None
+    starting = starter(server, None)
+    with pytest.raises(ClusterStartError, match="It broke"):
+        await starting.connection()
+    assert len([asked for asked in server.asked if asked.endswith("/connection")]) == 1
+    await finish(starting)
 
 
 async def test_a_cluster_that_lives_is_found_and_never_undone(server: Server) -> None:

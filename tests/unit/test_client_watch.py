@@ -15,7 +15,7 @@ from ropewalk.client.watch import Watch, checkpoint
 from ropewalk.errors import AuthenticationError
 from ropewalk.schemas.clusters import ClusterDetail
 from ropewalk.schemas.common import Event
-from tests.support.client import SERVER, TOKEN, cluster, event
+from tests.support.client import SERVER, TOKEN, cluster, stream
 from tests.support.waiting import eventually
 
 Answer = Callable[[], httpx.Response]
@@ -59,22 +59,10 @@ async def forever(watch: Watch) -> None:
 
 
 async def test_an_event_wakes_it_long_before_the_poll() -> None:
-    async with watching(ready, stream_of("node.ready")) as (watch, seen):
+    async with watching(ready, lambda: stream("node.lost")) as (watch, seen):
         assert (await watch.changed()).state == "ready"
         assert [each.id for each in seen.events] == [1]
         assert len(seen.changes) == 1
-
-
-def stream_of(*codes: str) -> Answer:
-    """Return a stream with an event of each code, which then stays open."""
-    events = [Event.model_validate(event(number, code)) for number, code in enumerate(codes, 1)]
-
-    async def content() -> AsyncIterator[bytes]:
-        for each in events:
-            yield f"id: {each.id}\ndata: {each.model_dump_json()}\n\n".encode()
-        await asyncio.Event().wait()
-
-    return lambda: httpx.Response(200, headers={"Content-Type": "text/event-stream"}, content=content())
 
 
 async def test_events_of_a_start_that_goes_on_are_looked_at_once_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,10 +73,10 @@ async def test_events_of_a_start_that_goes_on_are_looked_at_once_all_together(mo
         looks.append(ClusterDetail.model_validate(cluster("starting")))
         return httpx.Response(200, json=cluster("starting"))
 
-    stream = stream_of("cluster.created", "cluster.starting", "node.launched")
-    async with watching(look, stream) as (watch, seen):
+    codes = ["cluster.created", "cluster.starting", "node.launched", "node.ready"]
+    async with watching(look, lambda: stream(*codes)) as (watch, seen):
         await watch.changed()
-        assert [each.code for each in seen.events] == ["cluster.created", "cluster.starting", "node.launched"]
+        assert [each.code for each in seen.events] == codes
         assert len(looks) == 1
 
 
@@ -96,9 +84,16 @@ async def test_an_event_that_somebody_waits_for_is_not_put_off_with_those_before
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(watch_module, "LULL", 3600.0)
-    async with watching(ready, stream_of("cluster.created", "cluster.ready")) as (watch, seen):
+    async with watching(ready, lambda: stream("cluster.created", "node.failed")) as (watch, seen):
         assert (await watch.changed()).state == "ready"
         assert len(seen.changes) == 1
+
+
+async def test_that_a_cluster_is_ready_is_told_without_a_look() -> None:
+    async with watching(ready, lambda: stream("cluster.ready")) as (watch, seen):
+        await watch.changed()
+        assert watch.told_ready
+        assert not seen.changes
 
 
 async def test_without_events_it_looks_by_itself() -> None:

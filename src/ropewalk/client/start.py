@@ -23,7 +23,7 @@ from ropewalk.errors import (
     ServerUnreachableError,
     VersionMismatchError,
 )
-from ropewalk.schemas.clusters import ClusterCreate, ClusterDetail, ClusterState, Connection, NodeRole, NodeState
+from ropewalk.schemas.clusters import ClusterCreate, ClusterDetail, ClusterState, Connection
 from ropewalk.schemas.common import Event
 
 __all__ = ["Starter"]
@@ -173,17 +173,29 @@ class Starter:
     async def _scheduler(self) -> Connection:
         """Wait for the scheduler; return how to connect to it."""
         self._progress.step("Waiting for the scheduler")
+        assert self.watch is not None, "connection() comes first"  # noqa: S101 - a defect of ours, not an input
         detail = self.detail
-        while not _scheduler_is_up(detail):
+        while not (self.watch.told_ready or detail.state is ClusterState.READY):
             self._check(detail)
             detail = await self._next()
         while True:
             self._check(detail)
             try:
-                return await self._api(calls.get_connection(detail.account, detail.id))
+                return await self._connection(self.watch)
             except ClusterError:
-                # It has just gone, which the next look will tell, or its address is not written yet.
+                if detail.state is not ClusterState.READY:
+                    self.watch.look()  # it was ready a moment ago, so it has just gone
                 detail = await self._next()
+
+    async def _connection(self, watch: Watch) -> Connection:
+        """Ask how to connect; the answer tells how the cluster is, too, unless the server is of an earlier version."""
+        detail = watch.detail
+        connection = await self._api(calls.get_connection(detail.account, detail.id))
+        if connection.cluster is None:
+            watch.take(await self._api(calls.get_cluster(detail.account, detail.id)))
+        else:
+            watch.take(connection.cluster)
+        return connection
 
     async def workers(self, wait: Wait, joined: Callable[[], int]) -> None:
         """Wait until as many workers as *wait* says have joined the scheduler."""
@@ -240,10 +252,3 @@ class Starter:
         except RopewalkError as exc:
             return exc
         return None
-
-
-def _scheduler_is_up(detail: ClusterDetail) -> bool:
-    if detail.scheduler_address is None:
-        return False
-    schedulers = (node for node in detail.nodes if node.role is NodeRole.SCHEDULER)
-    return detail.state is ClusterState.READY or any(node.state is NodeState.READY for node in schedulers)

@@ -30,9 +30,12 @@ def checkpoint() -> None:
 PASSING = (ServerUnreachableError, UnavailableError)
 """Faults that a restart of the server causes."""
 
-PROGRESS = frozenset({"cluster.created", "cluster.starting", "node.launched"})
-"""Events of a start that nobody waits for, and that others follow soon: they are looked at together."""
-LULL = 0.3
+PROGRESS = frozenset({"cluster.created", "cluster.starting", "node.launched", "node.ready"})
+"""Events of a start that nobody waits for, and that others follow soon: they are looked at together. Who waits for
+workers hears of them from the scheduler."""
+READY = "cluster.ready"
+"""The event after which the server tells how to connect, and with that how the cluster is: no look is needed."""
+LULL = 1.0
 """Seconds that those may wait to be looked at."""
 
 
@@ -59,6 +62,8 @@ class Watch:
     ) -> None:
         self.detail = detail
         self.poll = poll
+        self.told_ready = False
+        """Whether an event has told that the scheduler is ready; the view may not say so yet."""
         self.failure: RopewalkError | None = None
         """Why it ended early: something that waiting does not cure."""
         self.unreachable_since: float | None = None
@@ -93,6 +98,13 @@ class Watch:
     def look(self) -> None:
         """Ask the server at once."""
         self._wake.set()
+
+    def take(self, detail: ClusterDetail) -> None:
+        """Take a view that the server sent with another answer."""
+        self.detail = detail
+        self.unreachable_since = None
+        self._put_off()
+        self._on_change(detail)
 
     async def changed(self) -> ClusterDetail:
         """Wait for the next change and return the view.
@@ -130,7 +142,10 @@ class Watch:
             self._changed.set()
 
     def _look_for(self, event: Event) -> None:
-        if event.code not in PROGRESS:
+        if event.code == READY:
+            self.told_ready = True
+            self._changed.set()
+        if event.code not in PROGRESS | {READY}:
             self._wake.set()
         elif self._later is None:
             self._later = asyncio.get_running_loop().call_later(LULL, self._wake.set)

@@ -269,6 +269,9 @@ class Connection(Schema):
     cert: str = Field(description="PEM")
     key: str = Field(description="PEM")
     versions: dict[str, str] = Field(description="Of the scheduler: python, dask, distributed, …")
+    cluster: ClusterDetail | None = Field(
+        None, description="How the cluster is, so that who connects need not ask. Null: a server of an earlier version."
+    )
 
 
 class TimelineStep(Schema):

@@ -6,7 +6,7 @@ import asyncio
 import json
 
 import pytest
-from sqlalchemy import event, func, select, update
+from sqlalchemy import func, select, update
 
 from ropewalk.errors import (
     ClusterError,
@@ -24,6 +24,7 @@ from ropewalk.server.clusters.secret import open_secret
 from ropewalk.server.db.models import Account, Cluster, Member
 from ropewalk.server.identity.permissions import AccountCaller
 from tests.server.clusters.conftest import Fleet
+from tests.support.statements import counted
 from tests.support.waiting import eventually
 
 
@@ -246,19 +247,27 @@ async def test_listing_is_newest_first_in_pages_and_by_state(running: Fleet) -> 
 
 
 async def test_a_list_costs_the_same_number_of_queries_for_one_and_for_many(fleet: Fleet) -> None:
-    counted: list[str] = []
-    event.listen(fleet.database.engine.sync_engine, "before_cursor_execute", lambda *args: counted.append(args[2]))
-
     async def cost() -> int:
-        counted.clear()
-        await service.list_all(fleet.context, fleet.caller, account_id=fleet.caller.account_id)
-        return len(counted)
+        with counted(fleet.database) as seen:
+            await service.list_all(fleet.context, fleet.caller, account_id=fleet.caller.account_id)
+        return len(seen)
 
     await fleet.create(n_workers=0, name="c0")
     one = await cost()
     for number in range(1, 10):
         await fleet.create(n_workers=0, name=f"c{number}")
     assert await cost() == one
+
+
+async def test_a_look_at_a_cluster_is_three_queries_and_one_at_its_news_two(fleet: Fleet) -> None:
+    """A start makes some ten of these, each of which costs as much processor time as forking a node."""
+    cluster = await fleet.create()
+    with counted(fleet.database) as seen:
+        await fleet.get()
+        assert len(seen) == 3, seen
+        seen.clear()
+        await service.later_events(fleet.context, cluster.id, 0)
+    assert len(seen) == 2, seen
 
 
 async def test_logs_are_read_by_node_from_a_cursor_and_after_death(running: Fleet) -> None:

@@ -35,6 +35,7 @@ PRELOAD = (
     *("bokeh.server.server", "bokeh.models", "bokeh.plotting", "jinja2", "prometheus_client", "cryptography.x509"),
     *("lz4", "blosc", "numpy", "pandas", "pyarrow", "pyarrow.parquet", "pyarrow.dataset", "scipy", "fsspec"),
     *("dask.array", "dask.bag", "dask.dataframe", "dask.delayed", "dask.widgets", "asyncio", "ssl", "xml.etree"),
+    *("tornado.platform.asyncio", "multiprocessing.synchronize", "multiprocessing.popen_forkserver"),
 )
 """What nodes import at their start, and what most tasks do soon after."""
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import functools
 import gc
 import importlib
 import json
@@ -122,9 +123,11 @@ def rehearse() -> None:
 
     Certificates of the machine that TLS would trust by default, versions of packages, and the some 260 routes of the
     dashboards, whose patterns are compiled. Together half of the processor time of a forked scheduler, and more than
-    half of a worker's (docs/explanation/performance.md).
+    half of a worker's (docs/explanation/performance.md). What is read anew by each fork, since another user may not
+    read the same, is read by a faster parser.
     """
     steps = {
+        "dask.config": _parse_quickly,
         "tornado.netutil": _trust,
         "distributed.versions": _find_versions,
         "distributed.dashboard.scheduler": _build_dashboards,
@@ -142,6 +145,16 @@ def _trust() -> None:
     netutil._server_ssl_defaults()  # noqa: SLF001 - see above
 
 
+def _parse_quickly() -> None:
+    """Let Dask read its configuration files by libyaml: each worker reads all that it finds, comments by the page."""
+    import yaml  # noqa: PLC0415 - nodes have it, and this program starts without
+    from dask import config  # noqa: PLC0415 - see above
+
+    load: Any = functools.partial(yaml.load, Loader=yaml.CSafeLoader)
+    # Dask's own name for it only: what tasks parse is none of ours.
+    vars(config)["yaml"] = types.SimpleNamespace(safe_load=load)
+
+
 def _find_versions() -> None:
     from distributed import versions  # noqa: PLC0415 - see above
 
@@ -149,6 +162,7 @@ def _find_versions() -> None:
 
 
 def _build_dashboards() -> None:
+    import bokeh.application.handlers.function as handling  # noqa: PLC0415 - see above
     import bokeh.server.tornado as serving  # noqa: PLC0415 - see above
     from distributed.dashboard import core, scheduler, worker  # noqa: PLC0415 - see above
 
@@ -156,6 +170,8 @@ def _build_dashboards() -> None:
     nobody: Any = types.SimpleNamespace(http_server=types.SimpleNamespace(port=0))
     for module in (scheduler, worker):
         build(module.applications, nobody, prefix="")
+    # All of these were just checked; each fork would read 47 signatures again.
+    vars(handling)["_check_callback"] = lambda *_args: None
     # A third of what is left is writing all routes down for a log line that nobody asked for.
     if not serving.log.isEnabledFor(logging.DEBUG):
         vars(serving)["pformat"] = lambda *_args, **_options: ""

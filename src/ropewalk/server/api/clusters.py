@@ -166,8 +166,7 @@ async def get_events(
         return found
 
     async def look(after: int) -> streams.Seen:
-        later, _, live = await service.events(context, caller, cluster_id, after=after)
-        return later, live
+        return await service.later_events(context, cluster_id, after)
 
     return streams.respond(context, caller, f"events:{cluster_id}", look, (found, more), after=after)
 

@@ -58,6 +58,8 @@ class Backends:
         self._db: Database | None = None
         self._vault: Vault | None = None
         self._workshop: Workshop | None = None
+        self._installation: str | None = None
+        """Its id, which never changes, once it was read."""
 
     def bind(self, db: Database, settings: Settings, vault: Vault) -> None:
         """Say where cloud accounts are stored, and what opens their credentials."""
@@ -137,7 +139,7 @@ class Backends:
             raise RuntimeError("bind() was not called")
         async with self._db.read() as session:
             row = await session.get(CloudAccount, cloud_account_id)
-            installation = await session.scalar(select(Installation.id))
+            self._installation = self._installation or await session.scalar(select(Installation.id))
             slug = None
             if row is not None and row.account_id is not None:
                 slug = await session.scalar(select(Account.slug).where(Account.id == row.account_id))
@@ -148,7 +150,7 @@ class Backends:
                 f"The cloud account {cloud_account_id!r} was forgotten, with its credentials.",
                 advice="What it held has to be looked after in the cloud itself.",
             )
-        return row, Place(installation or "", row.id, slug or "")
+        return row, Place(self._installation or "", row.id, slug or "")
 
     def _blueprint(self, row: CloudAccount, place: Place) -> Blueprint:
         secret = None

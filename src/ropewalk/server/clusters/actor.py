@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -29,7 +29,7 @@ from ropewalk.server.clusters.plan import RETIRE_AGAIN, STOP_AGAIN, Action, Acti
 from ropewalk.server.clusters.secret import open_secret
 from ropewalk.server.clusters.silence import Silence
 from ropewalk.server.context import Context
-from ropewalk.server.db.models import Cluster, Node
+from ropewalk.server.db.models import Cluster, Event, Node
 from ropewalk.server.events import EventCode, record
 
 CALL_SECONDS = 120.0
@@ -176,7 +176,7 @@ class Actor:
         now = self._context.clock.now()
         async with fenced(self._context, self.lease) as session:
             cluster, nodes = await store.load(session, self.lease.cluster_id)
-            self._worked = self._worked or await store.ever_worked(session, cluster.id)
+            self._worked = self._worked or await store.ever_worked(session, cluster, nodes)
             self._note(session, cluster, nodes)
             link = self._link
             linked = link is not None and link.up
@@ -197,7 +197,7 @@ class Actor:
             self._clear_attention(cluster, nodes, planned)
             actions = [self._unless_under_way(action, cluster, now) for action in planned]
             await self._write(session, cluster, nodes, actions, now)
-            if actions:
+            if _tell_of(session, cluster, actions):
                 await self._context.wakeups.announce(session, f"events:{cluster.id}", f"account:{cluster.account_id}")
         self.state = ClusterState(cluster.state)
         await self._follow_rows(cluster, nodes, actions)
@@ -374,9 +374,10 @@ class Actor:
         now = self._context.clock.now()
         async with fenced(self._context, self.lease) as session:
             cluster = await session.get_one(Cluster, cluster.id)
+            rows = {node.name: node for node in await session.scalars(select(Node).where(Node.name.in_(results)))}
             started: dict[str | None, list[str]] = defaultdict(list)
             for name, result in results.items():
-                node = await session.get_one(Node, name)
+                node = rows[name]
                 if result.error is None:
                     started[result.note].append(name)
                     self._note_started(cluster, node, result, now)
@@ -506,6 +507,16 @@ class Actor:
         finally:
             self._retiring -= names
             self.wake()
+
+
+_UNTOLD = frozenset({ActionKind.WAKE_AT, ActionKind.LAUNCH, ActionKind.STOP, ActionKind.CHOOSE, ActionKind.RETIRE})
+"""What nobody sees before it is done, and told then."""
+
+
+def _tell_of(session: AsyncSession, cluster: Cluster, actions: Sequence[Action]) -> bool:
+    """Say whether those who follow the cluster should look: each look costs as much as a pass."""
+    seen = any(action.kind not in _UNTOLD for action in actions)
+    return seen or session.is_modified(cluster) or any(isinstance(each, Event) for each in session.new)
 
 
 def _adapted(before: int, wanted: int) -> str:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ropewalk.schemas import clusters as schemas
@@ -26,15 +26,14 @@ async def clusters(
     nodes: dict[str, list[Node]] = defaultdict(list)
     for node in await session.scalars(select(Node).where(Node.cluster_id.in_(ids))):
         nodes[node.cluster_id].append(node)
-    names = await _names(session, rows)
+    names = await _names_of_all(session, rows)
     return [schemas.Cluster(**_facts(row, nodes[row.id], names, settings, now)) for row in rows]
 
 
 async def detail(session: AsyncSession, settings: Settings, row: Cluster, now: datetime) -> schemas.ClusterDetail:
     """Show one cluster with its nodes."""
-    ordered = select(Node).where(Node.cluster_id == row.id).order_by(Node.role, Node.created_at, Node.name)
-    nodes = list(await session.scalars(ordered))
-    facts = _facts(row, nodes, await _names(session, [row]), settings, now)
+    nodes = list(await session.scalars(_NODES, {"cluster": row.id}))
+    facts = _facts(row, nodes, await _names_of(session, row), settings, now)
     spec = schemas.ClusterSpec.model_validate(row.spec)
     return schemas.ClusterDetail(**facts, spec=spec, nodes=[_node(node) for node in nodes])
 
@@ -48,7 +47,26 @@ class _Names:
         self.clouds: dict[str, CloudAccount] = {}
 
 
-async def _names(session: AsyncSession, rows: Sequence[Cluster]) -> _Names:
+_NODES = select(Node).where(Node.cluster_id == bindparam("cluster")).order_by(Node.role, Node.created_at, Node.name)
+_NAMES = (
+    select(Account.slug, User.username, CloudAccount)
+    .select_from(Cluster)
+    .join(Account, Account.id == Cluster.account_id)
+    .join(User, User.id == Cluster.creator_id)
+    .join(CloudAccount, CloudAccount.id == Cluster.cloud_account_id)
+    .where(Cluster.id == bindparam("cluster"))
+)
+
+
+async def _names_of(session: AsyncSession, row: Cluster) -> _Names:
+    names = _Names()
+    slug, username, cloud = (await session.execute(_NAMES, {"cluster": row.id})).one()
+    names.accounts[row.account_id], names.users[row.creator_id] = slug, username
+    names.clouds[row.cloud_account_id] = cloud
+    return names
+
+
+async def _names_of_all(session: AsyncSession, rows: Sequence[Cluster]) -> _Names:
     names = _Names()
     accounts = {row.account_id for row in rows}
     users = {row.creator_id for row in rows}

@@ -10,7 +10,7 @@ import secrets
 
 import structlog
 from dask.utils import format_time
-from sqlalchemy import or_, select
+from sqlalchemy import bindparam, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -369,6 +369,7 @@ async def connection(context: Context, caller: AccountCaller, name: str) -> sche
     """
     async with context.db.read() as session:
         row = await find(session, caller.account_id, name)
+        shown = await present.detail(session, context.settings, row, context.clock.now())
     _refuse_ended(row)
     if row.scheduler_address is None or row.state != schemas.ClusterState.READY:
         raise ClusterError(
@@ -390,6 +391,7 @@ async def connection(context: Context, caller: AccountCaller, name: str) -> sche
         gateway_address=None if gateway is None else f"tls://{gateway}",
         server_name=server_name(row.id),
         versions=row.versions,
+        cluster=shown,
         **secret.certificates.for_role("client"),
     )
 
@@ -400,10 +402,28 @@ async def events(
     """Return the events of a cluster after the one with id *after*, its id, and whether more can follow."""
     async with context.db.read() as session:
         row = await find(session, caller.account_id, name)
-        found = await session.scalars(
-            select(Event).where(Event.cluster_id == row.id, Event.id > after).order_by(Event.id).limit(limit)
-        )
-        return [shown(event) for event in found], row.id, row.state in LIVE
+        return await _events_after(session, row.id, after, limit), row.id, row.state in LIVE
+
+
+async def later_events(context: Context, cluster_id: str, after: int) -> tuple[list[common.Event], bool]:
+    """Return what happened to a cluster after the event with id *after*, and whether more can follow.
+
+    For those who follow, and may see it: they look at each change, of which a start has many.
+    """
+    async with context.db.read() as session:
+        state = (await session.scalars(_STATE, {"cluster": cluster_id})).one()
+        return await _events_after(session, cluster_id, after, MAX_PAGE), state in LIVE
+
+
+_STATE = select(Cluster.state).where(Cluster.id == bindparam("cluster"))
+_EVENTS = (
+    select(Event).where(Event.cluster_id == bindparam("cluster"), Event.id > bindparam("after")).order_by(Event.id)
+)
+
+
+async def _events_after(session: AsyncSession, cluster_id: str, after: int, limit: int) -> list[common.Event]:
+    found = await session.scalars(_EVENTS.limit(limit), {"cluster": cluster_id, "after": after})
+    return [shown(event) for event in found]
 
 
 async def newest_events(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import bindparam, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ropewalk.backends.port import NodeHandle, Sighting
@@ -35,23 +35,35 @@ _NODE_EVENTS = {
 
 
 async def load(session: AsyncSession, cluster_id: str) -> tuple[Cluster, list[Node]]:
+# Put together once: a pass of the reconciler makes them each time, and a start is some ten passes.
+_OF_IT = Node.cluster_id == bindparam("cluster")
+_ALIVE = select(Node).where(_OF_IT, or_(Node.role == NodeRole.SCHEDULER, Node.state.in_(_LIVE)))
+_FAILED = select(Node).where(_OF_IT, Node.state.in_([NodeState.FAILED, NodeState.LOST]), Node.role == NodeRole.WORKER)
+_MATTER = _ALIVE.order_by(Node.created_at, Node.name)
+_LATELY = _FAILED.order_by(Node.stopped_at.desc()).limit(RECENT_FAILURES)
+_WORKED = select(Node.name).where(_OF_IT, Node.role == NodeRole.WORKER, Node.ready_at.is_not(None)).limit(1)
+
+
     """Return a cluster and those of its nodes that matter: the scheduler, the live, the lately failed."""
     cluster = await session.get_one(Cluster, cluster_id)
-    of_it = Node.cluster_id == cluster_id
-    alive = or_(Node.role == NodeRole.SCHEDULER, Node.state.in_(_LIVE))
-    nodes = list(await session.scalars(select(Node).where(of_it, alive).order_by(Node.created_at, Node.name)))
-    failed = Node.state.in_([NodeState.FAILED, NodeState.LOST])
-    ended = select(Node).where(of_it, failed, Node.role == NodeRole.WORKER)
-    nodes += list(await session.scalars(ended.order_by(Node.stopped_at.desc()).limit(RECENT_FAILURES)))
+    nodes = list(await session.scalars(_MATTER, {"cluster": cluster_id}))
+    if _others(cluster, nodes):
+        nodes += list(await session.scalars(_LATELY, {"cluster": cluster_id}))
     return cluster, nodes
 
 
-async def ever_worked(session: AsyncSession, cluster_id: str) -> bool:
-    """Say whether a worker of the cluster was ready once."""
-    one = select(Node.name).where(
-        Node.cluster_id == cluster_id, Node.role == NodeRole.WORKER, Node.ready_at.is_not(None)
-    )
-    return (await session.scalars(one.limit(1))).first() is not None
+def _others(cluster: Cluster, nodes: Sequence[Node]) -> bool:
+    """Say whether the cluster ever had workers that are not among *nodes*: each is numbered."""
+    return cluster.worker_counter > sum(node.role == NodeRole.WORKER for node in nodes)
+
+
+async def ever_worked(session: AsyncSession, cluster: Cluster, nodes: Sequence[Node]) -> bool:
+    """Say whether a worker of the cluster was ready once; *nodes* are those of :func:`load`."""
+    if any(node.role == NodeRole.WORKER and node.ready_at is not None for node in nodes):
+        return True
+    if not _others(cluster, nodes):
+        return False
+    return (await session.scalars(_WORKED, {"cluster": cluster.id})).first() is not None
 
 
 def view(

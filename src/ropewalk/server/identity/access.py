@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import and_, bindparam, or_, select, update
 
 from ropewalk.errors import AuthenticationError, NotFoundError, RopewalkError
 from ropewalk.schemas.common import SLUG
@@ -23,6 +23,20 @@ if TYPE_CHECKING:
 
 USE_RESOLUTION = timedelta(minutes=1)
 """``last_used_at`` is written at most this often, so that a busy client does not cost a write per request."""
+
+_BY_TOKEN = (
+    select(Token.id, Token.name, Token.expires_at, Token.last_used_at)
+    .add_columns(User.id.label("user_id"), User.username, User.operator, User.disabled)
+    .join(User, User.id == Token.user_id)
+    .where(Token.hash == bindparam("hash"))
+)
+"""Statements that every request makes are put together once: that takes as long as running them. Columns, and no
+objects, for the same reason."""
+_ACCOUNT = (
+    select(Account.id, Account.slug, Member.role)
+    .outerjoin(Member, and_(Member.account_id == Account.id, Member.user_id == bindparam("user_id")))
+    .where(Account.slug == bindparam("slug"))
+)
 
 _log = logging.getLogger(__name__)
 
@@ -47,15 +61,13 @@ async def by_token(context: Context, token: str) -> TokenUse:
     Raises:
         AuthenticationError: unknown, revoked, expired, or its user is disabled.
     """
-    query = select(Token, User).join(User, User.id == Token.user_id).where(Token.hash == hash_token(token))
     async with context.db.read() as session:
-        row = (await session.execute(query)).one_or_none()
-    if row is None:
+        record = (await session.execute(_BY_TOKEN, {"hash": hash_token(token)})).one_or_none()
+    if record is None:
         raise AuthenticationError(
             "The token is not known to this server: it was revoked, or belongs to another server.",
             advice="Log in again with: ropewalk login",
         )
-    record, user = row
     now = context.clock.now()
     if record.expires_at is not None and record.expires_at <= now:
         raise AuthenticationError(
@@ -63,10 +75,10 @@ async def by_token(context: Context, token: str) -> TokenUse:
             advice="Log in again with: ropewalk login",
             details={"expired_at": record.expires_at.isoformat()},
         )
-    if user.disabled:
-        raise AuthenticationError(f"The user {user.username!r} is disabled.", advice="Ask an operator.")
+    if record.disabled:
+        raise AuthenticationError(f"The user {record.username!r} is disabled.", advice="Ask an operator.")
     stale = record.last_used_at is None or now - record.last_used_at >= USE_RESOLUTION
-    return TokenUse(Caller(user.id, user.username, user.operator, record.id), now, stale)
+    return TokenUse(Caller(record.user_id, record.username, record.operator, record.id), now, stale)
 
 
 async def still(context: Context, caller: Caller) -> bool:
@@ -106,25 +118,19 @@ async def to_account(context: Context, caller: Caller, slug: str) -> AccountCall
         NotFoundError: It does not exist or is not the caller's to see, which look the same; lists the caller's.
     """
     async with context.db.read() as session:
-        query = (
-            select(Account, Member)
-            .outerjoin(Member, and_(Member.account_id == Account.id, Member.user_id == caller.user_id))
-            .where(Account.slug == slug)
-        )
         # What cannot be a name is not looked for: PostgreSQL refuses some characters with an error.
-        row = (await session.execute(query)).one_or_none() if SLUG.fullmatch(slug) else None
-        member: Member | None = None if row is None else row[1]
-        if row is None or (member is None and not caller.operator):
+        asked = {"slug": slug, "user_id": caller.user_id}
+        row = (await session.execute(_ACCOUNT, asked)).one_or_none() if SLUG.fullmatch(slug) else None
+        if row is None or (row.role is None and not caller.operator):
             raise await no_such_account(session, caller, slug)
-    account = row[0]
     return AccountCaller(
         caller.user_id,
         caller.username,
         caller.operator,
         caller.token_id,
-        account.id,
-        account.slug,
-        None if member is None else MemberRole(member.role),
+        row.id,
+        row.slug,
+        None if row.role is None else MemberRole(row.role),
     )
 
 
