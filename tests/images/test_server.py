@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import secrets
 import subprocess
 import sys
@@ -15,16 +17,22 @@ import pytest
 from botocore.exceptions import ClientError
 
 from ropewalk.client import calls
-from ropewalk.client.http import Api
+from ropewalk.client.environment import snapshot, sync
+from ropewalk.client.environment.conda import CondaPackage
+from ropewalk.client.environment.sync import Software
+from ropewalk.client.http import Api, AsyncApi
+from ropewalk.client.versions import VersionMismatchWarning
 from ropewalk.errors import ConflictError
 from ropewalk.schemas.aws import AwsSettings
 from ropewalk.schemas.cloud_accounts import CloudState, PrepareRequest, SetAws
 from ropewalk.schemas.clusters import ClusterCreate, ClusterDetail
+from ropewalk.schemas.environments import IndexCredentialsSet
 from ropewalk.schemas.identity import SetupRequest
-from tests.images.conftest import layer, put_image, put_index
+from tests.images.conftest import Said, layer, put_image, put_index
+from tests.images.test_synced import LOGIN, World, fill
 from tests.support import packages
 from tests.support.ministack import REGION, Double
-from tests.support.packages import make_wheel
+from tests.support.packages import make_conda_package, make_wheel
 from tests.support.registry import Registry
 from tests.support.server_process import PROGRAM, server_process
 from tests.support.waiting import wait_until
@@ -99,6 +107,63 @@ def test_an_environment_becomes_an_image_in_the_teams_own_registry(team: Api, aw
         make_wheel(index, "fast", tag=f"cp{PYTHON.replace('.', '')}-none-manylinux_2_17_x86_64")
         run("env", "create", "fast", "--pip", "distributed", "--pip", "fast", "--python", PYTHON, *url)
         _what_has_no_build_for_them_is_told(team)
+
+
+async def test_a_conda_environment_comes_along_as_an_image(
+    team: Api, tmp_path: Path, said: Said, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    fill(tmp_path / "channel")
+    private = tmp_path / "private"
+    make_conda_package(private, "ours", files={"share/ours": b"x"}, subdir="linux-64")
+    with packages.served(tmp_path / "channel") as site, packages.served(private, login=LOGIN) as locked:
+        world = World(site, tmp_path / "channel", tmp_path / "prefix", tmp_path, said)
+        found = await world.installed("dask", "distributed", "gdal", "mkl")
+        address = locked.url.replace("127.0.0.1", "localhost")
+        found.append(CondaPackage("ours", "1.0", "0", "linux-64", address, requested=True, python=False))
+        monkeypatch.setattr(sync, "conda_packages", lambda: found)
+        own = [snapshot.Installed(name, version) for each in found for name, version in each.distributions]
+        monkeypatch.setattr(snapshot, "installed", lambda: own)
+        wish = IndexCredentialsSet(url=address, username=LOGIN[0], password=LOGIN[1])
+        await asyncio.to_thread(team, calls.set_index_credentials("ada", "ours", wish))
+
+        first = await synchronised()
+        assert not [each for each in recwarn if issubclass(each.category, VersionMismatchWarning)]
+        assert first.software is not None
+        name = first.software.partition(":")[0]
+        version = (await asyncio.to_thread(team, calls.get_environment("ada", name))).versions[0]
+        assert version.spec.credentials == ["ours"]
+        assert {(each.name, each.build) for each in version.packages} == {(each.name, each.build) for each in found}
+        again = await synchronised()
+        assert again.software == first.software
+        with pytest.warns(VersionMismatchWarning) as told:
+            other = await synchronised(**ARM)
+        assert other.software != first.software, "builds are pinned for their own platform only"
+        lines = str(told[0].message).splitlines()[1:]
+        assert [line.split()[0] for line in lines] == ["gdal", "mkl", "ours"]
+        (build,) = (
+            (await asyncio.to_thread(team, calls.get_environment("ada", str(other.software)[:25]))).versions[0].builds
+        )
+        assert build.platform == "linux/arm64", "none is built that nobody asked for"
+    kept = [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
+    assert kept
+    assert not [path for path in kept if LOGIN[1].encode() in path.read_bytes()]
+
+
+async def synchronised(**options: str) -> ClusterDetail:
+    """Ask for a cluster as the client does, with this program's packages; it is stopped at once."""
+    url, token = os.environ["DASK_ROPEWALK__SERVER"], os.environ["DASK_ROPEWALK__TOKEN"]
+    api = AsyncApi(url, token)
+
+    async def ask(wish: ClusterCreate) -> ClusterDetail:
+        return await api(calls.create_cluster("ada", wish))
+
+    software = Software(api, sync=True, versions="warn", step=print, say=print)
+    try:
+        made = await software.ready("ada", ClusterCreate(n_workers=0, backend_options=options), ask)
+        await api(calls.stop_cluster("ada", made.name))
+    finally:
+        await api.aclose()
+    return made
 
 
 ARM = {"architecture": "ARM64"}

@@ -33,9 +33,10 @@ def fill(channel: Path) -> None:
     for subdir in ("linux-64", "linux-aarch64"):
         arm = subdir == "linux-aarch64"
         build = "arm_0" if arm else "amd_0"
-        make_conda_package(channel, "python", f"{PYTHON}.4", subdir=subdir, build=build, depends=["libssl"])
+        program: dict[str, bytes | str] = {f"bin/python{PYTHON}": b"", "bin/python": f"python{PYTHON}"}
+        make_conda_package(channel, "python", f"{PYTHON}.4", program, subdir=subdir, build=build, depends=["libssl"])
         make_conda_package(channel, "libssl", "3.1" if arm else "3.0", subdir=subdir, build=build)
-        make_conda_package(channel, "libgeo", "2.0", subdir=subdir, build=build)
+        make_conda_package(channel, "libgeo", "2.0", {"lib/libgeo.so": build.encode()}, subdir=subdir, build=build)
         make_conda_package(channel, "gdal", "3.1" if arm else "3.0", subdir=subdir, build=build, depends=["libgeo"])
     make_conda_package(channel, "mkl", "2024.1", subdir="linux-64", build="amd_0")
     for name in ("dask", "distributed"):
