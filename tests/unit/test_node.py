@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -140,6 +142,14 @@ def test_an_unusable_configuration_is_refused_without_showing_it(text: str) -> N
 def test_an_unusable_configuration_ends_the_program_with_its_own_status(caplog: pytest.LogCaptureFixture) -> None:
     assert main.main(["main.py"], {}) == exits.EXIT_CONFIG
     assert "ROPEWALK_NODE_CONFIG" in caplog.text
+
+
+def test_a_package_that_is_imported_says_its_version_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dask", SimpleNamespace(__version__="of what runs"))
+    monkeypatch.setitem(sys.modules, "distributed", SimpleNamespace())
+    found = versions(["dask", "distributed"])
+    assert found["dask"] == "of what runs"
+    assert found["distributed"] == importlib.metadata.version("distributed")
 
 
 def test_versions_are_found_without_importing_and_without_what_is_not_there() -> None:

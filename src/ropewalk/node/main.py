@@ -156,7 +156,8 @@ def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     """
     found = {"python": platform.python_version()}
     for name in packages:
-        own = getattr(sys.modules.get(name), "__version__", None)
+        module = sys.modules.get(name)
+        own = None if module is None else vars(module).get("__version__")  # not by a __getattr__, which may import
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = own if isinstance(own, str) else importlib.metadata.version(name)
     return found
