@@ -89,6 +89,15 @@ class Metrics:
             ("direction",),
             registry=self.registry,
         )
+        self.environment_bytes = Gauge(
+            "ropewalk_environment_bytes",
+            "Bytes of software environments on the server's disk.",
+            ("part",),
+            registry=self.registry,
+        )
+        self.environment_free = Gauge(
+            "ropewalk_environment_free_bytes", "Bytes that are free on that disk.", registry=self.registry
+        )
         build = Gauge("ropewalk_build_info", "The version that runs.", ("version",), registry=self.registry)
         build.labels(__version__).set(1)
 
@@ -116,6 +125,8 @@ class Metrics:
             * (totals.get("ropewalk_reconcile_lag_seconds_sum", 0.0) / looks if looks else 0.0),
             "Leases lost to other servers": totals.get("ropewalk_leases_lost_total", 0.0),
             "Connections through the gateway now": totals.get("ropewalk_gateway_connections", 0.0),
+            "GiB of software environments on the server's disk": totals.get("ropewalk_environment_bytes", 0.0) / 2**30,
+            "GiB free there": totals.get("ropewalk_environment_free_bytes", 0.0) / 2**30,
             "MiB of memory": totals.get("process_resident_memory_bytes", 0.0) / 2**20,
         }
 

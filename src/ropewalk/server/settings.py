@@ -60,6 +60,7 @@ def _absolute(path: Path) -> Path:
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Positive = Annotated[float, Field(gt=0, le=366 * 24 * 3600)]
+Gib = Annotated[float, Field(gt=0, le=2**20)]
 Cores = Annotated[int, Field(ge=0, le=1_000_000)]
 
 
@@ -139,6 +140,25 @@ class Settings(BaseSettings):
         30,
         description="Days after which what was built of a software environment for hosted clusters is removed, if no "
         "cluster used it; it is built again when one does.",
+    )
+    environment_venvs_gib: Gib = Field(
+        40,
+        description="GiB of virtual environments for hosted clusters that are kept; beyond, what was not "
+        "used for longest is removed, and built again when a cluster wants it. What clusters run in stays.",
+    )
+    environment_account_gib: Gib = Field(
+        20,
+        description="GiB that the software environments of one account may take on the server's disk: uploaded wheels, "
+        "packages of its private indexes, and virtual environments that it has built.",
+    )
+    environment_free_gib: Annotated[float, Field(ge=0, le=2**20)] = Field(
+        1,
+        description="GiB of the server's disk that have to be free for a build to begin. A build is stopped when half "
+        "of that is left.",
+    )
+    package_cache_gib: Gib = Field(
+        20,
+        description="GiB of packages (uv's and conda's) that are kept, so that they are not downloaded again.",
     )
     sweep_seconds: Positive = Field(300, description="Time between two searches for orphans.")
     orphan_grace_seconds: Positive = Field(600, description="Age at which an orphan is removed.")
@@ -235,7 +255,7 @@ class Settings(BaseSettings):
         description="Image that packages of software environments are put upon; `{python}` stands for the version. Any "
         "image with that Python on its PATH and glibc will do.",
     )
-    image_cache_gib: Annotated[float, Field(gt=0, le=2**20)] = Field(
+    image_cache_gib: Gib = Field(
         20, description="GiB of layers that are kept, so that they are not pulled and made again."
     )
     registry_ca_file: AbsolutePath | None = Field(

@@ -64,6 +64,8 @@ class BuildRequest:
     """Uploaded wheels: file by SHA-256; each file is called as the wheel is."""
     lock: Lock | None = None
     """What it was resolved to earlier, for this platform. None: resolve."""
+    room: int | None = None
+    """Bytes that may be added on the server's disk to stay there. None: any number."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,6 @@ def image_builder(context: Context) -> ImageBuilder:
         registries=registries,
         base=settings.image_base,
         network=settings.post_build_network,
-        keep_bytes=int(settings.image_cache_gib * 2**30),
     )
 
 

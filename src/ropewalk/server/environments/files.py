@@ -8,6 +8,7 @@
     ``cache/``                                       uv's, of public indexes; ``cache-<account id>/`` of private ones
     ``images/``                                      layers of images, and what was pulled and downloaded for them
     ``scratch/``                                     files of builds that run
+    ``running/``                                     a locked file for each build that runs
 """
 
 from __future__ import annotations
@@ -46,6 +47,10 @@ class Files:
     @property
     def scratch(self) -> Path:
         return self._folder("scratch", 0o700)
+
+    @property
+    def running(self) -> Path:
+        return self._folder("running", 0o700)
 
     @property
     def images(self) -> Path:

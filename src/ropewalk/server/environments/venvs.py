@@ -25,6 +25,7 @@ from ropewalk.errors import FixItError
 from ropewalk.schemas.environments import EnvironmentSpec, Lock
 from ropewalk.server.environments import uv
 from ropewalk.server.environments.builder import BuildRequest, BuildResult, BuildStep, Report, Target
+from ropewalk.server.environments.caches import measured
 from ropewalk.server.environments.files import Files
 from ropewalk.server.environments.resolve import Resolving, check_usable, explain, lock_lines, resolve
 
@@ -160,10 +161,22 @@ class VenvBuilder:
         python = str(interpreter_of(half))
         install = ["pip", "install", "--no-deps", "--python", python, "--requirements", str(wanted), *options]
         await step([*install, *(["--no-build"] if self._isolated else [])], variables)
+        await self._demand_room(half, request)
         for command in request.spec.post_build:
             await self._run_after(command, half, cache, report)
         await self._compile(half, base, cache, report)
         await report.event(f"Installed {len(lock.packages)} packages.", step=BuildStep.INSTALLED)
+
+    async def _demand_room(self, half: Path, request: BuildRequest) -> None:
+        size = await asyncio.to_thread(measured, half)
+        if request.room is not None and size > request.room:
+            raise FixItError(
+                f"The environment has {size / 2**20:.0f} MiB, and the account may add {request.room / 2**20:.0f} MiB "
+                "on the server's disk.",
+                advice="Ask for fewer packages, or delete environments that are not needed; an operator can set "
+                "environment_account_gib.",
+                field="pip",
+            )
 
     async def _run_after(self, command: str, half: Path, cache: Path, report: Report) -> None:
         report.log(f"$ {command}")

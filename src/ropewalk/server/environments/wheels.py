@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ropewalk.errors import InputError, NotFoundError
 from ropewalk.schemas.environments import MAX_WHEEL, LocalWheel
+from ropewalk.server.environments import room
 from ropewalk.server.environments.builders import files_of
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ async def keep(
 
     Raises:
         InputError: It is not the file with that hash, is too large, or its size was not told.
+        LimitExceededError: The account has no room for it.
     """
     size = int(length) if length and length.isdecimal() else 0
     if not 0 < size <= MAX_WHEEL:
@@ -38,6 +40,7 @@ async def keep(
             advice="Send the header Content-Length; put large data somewhere else than into packages.",
             field="content-length",
         )
+    await room.demand_upload(context, files_of(context), caller.account_id, size)
     wheel = LocalWheel(filename=filename, sha256=sha256, size=size)
     await files_of(context).keep_wheel(caller.account_id, wheel, body)
 

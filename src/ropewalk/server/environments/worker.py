@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ropewalk.errors import FixItError, RopewalkError, TryAgainError, UnavailableError
 from ropewalk.schemas.environments import BuildState, EnvironmentSpec, Lock
 from ropewalk.server.db.models import CloudAccount, Environment, EnvironmentBuild, EnvironmentVersion
-from ropewalk.server.environments import credentials
+from ropewalk.server.environments import credentials, room
 from ropewalk.server.environments.builder import Builder, BuildRequest, BuildResult
 from ropewalk.server.environments.builders import builder_for, files_of
 from ropewalk.server.environments.leases import Lease, LeaseLostError, fenced
@@ -107,7 +107,8 @@ class BuildWorker:
         if earlier is not None and await builder.present(request, earlier):
             await self._report.event("The same was built before, and is still there.")
             return BuildResult(earlier.lock, earlier.image, earlier.path, reused=True, details=earlier.details)
-        return await builder.build(request, self._report)
+        report, files = self._report, files_of(self._context)
+        return await room.build_within(self._context, files, request, lambda within: builder.build(within, report))
 
     async def _done(self, result: BuildResult) -> None:
         async with fenced(self._context, self._lease) as (session, row):

@@ -53,7 +53,7 @@ class Blobs:
         return self.folder / "sha256" / digest.removeprefix("sha256:")
 
     def has(self, digest: str) -> bool:
-        """Whether it is there; that it is used is noted, for :meth:`prune`."""
+        """Whether it is there; that it is used is noted, for when room is needed."""
         try:
             os.utime(self.path(digest))
         except FileNotFoundError:
@@ -113,19 +113,3 @@ class Blobs:
 
     def _fact(self, key: str) -> Path:
         return self.folder / "facts" / hashlib.sha256(key.encode()).hexdigest()
-
-    def prune(self, keep_bytes: int) -> int:
-        """Remove the blobs that were not used for longest until *keep_bytes* are left; return the bytes freed."""
-        found = []
-        for path in (self.folder / "sha256").iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                status = path.stat()
-                found.append((status.st_mtime, status.st_size, path))
-        excess = sum(size for _, size, _ in found) - keep_bytes
-        freed = 0
-        for _, size, path in sorted(found):
-            if freed >= excess:
-                break
-            path.unlink(missing_ok=True)
-            freed += size
-        return freed

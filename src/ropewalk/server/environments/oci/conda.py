@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import posixpath
 import re
 import shutil
@@ -131,6 +132,7 @@ async def fetch(packages: Sequence[LockedPackage], channels: Channels, say: Call
         digest = package.hashes[0].removeprefix("sha256:")
         target = store / digest
         if target.is_dir():
+            os.utime(target)  # so that it is not the first to go when room is needed
             return target
         async with limit:
             say(f"Downloading {package.name} {package.version}")

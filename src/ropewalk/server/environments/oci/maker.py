@@ -76,8 +76,6 @@ class ImageBuilder:
     """Reference of the image that packages are put upon; ``{python}`` stands for the version."""
     network: bool = False
     """Whether commands of ``post_build`` have the server's network."""
-    keep_bytes: int = 20 * 2**30
-    """Of blobs that are kept."""
 
     def validate(self, spec: EnvironmentSpec, target: Target) -> None:
         """Refuse what cannot be made here whatever the packages are."""
@@ -110,7 +108,6 @@ class ImageBuilder:
         blobs = [*early, *(pushed.blobs if pushed else ())]
         sent = {"sent_bytes": sum(early.values()) + (pushed.sent if pushed else 0), "sent_blobs": blobs}
         size = sum(layer.size for layer in made.layers)
-        await asyncio.to_thread(self._blobs.prune, self.keep_bytes)
         details = {**sent, "digest": made.digest, "size": size}
         return BuildResult(lock, image=reference, reused=reused, details=details)
 
