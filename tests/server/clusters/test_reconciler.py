@@ -24,7 +24,7 @@ from ropewalk.server.clusters.sweep import Sweep
 from ropewalk.server.clusters.timeline import steps_of
 from ropewalk.server.db.models import Cluster, Node
 from ropewalk.server.events import EventCode, record
-from ropewalk.server.owners import new_owner
+from ropewalk.server.leases.owners import new_owner
 from tests.server.clusters.conftest import Fleet
 from tests.support.waiting import eventually, wait_until
 
@@ -389,7 +389,7 @@ async def test_a_lease_that_holds_is_not_taken(fleet: Fleet) -> None:
 
 
 def _owner_that_died() -> str:
-    program = "from ropewalk.server import owners; print(owners.new_owner())"
+    program = "from ropewalk.server.leases import owners; print(owners.new_owner())"
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
 
 
@@ -403,7 +403,7 @@ async def test_the_lease_of_a_neighbour_that_died_is_free_at_once(fleet: Fleet) 
 @pytest.fixture
 def zombie() -> Iterator[str]:
     """The name of a server that has died, and whose parent took no note of it."""
-    program = "from ropewalk.server import owners; print(owners.new_owner(), flush=True)"
+    program = "from ropewalk.server.leases import owners; print(owners.new_owner(), flush=True)"
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         owner = process.stdout.readline().strip()

@@ -139,7 +139,7 @@ async def test_a_build_outlives_the_server_that_began_it(api: Api, builder: Fake
     await eventually(lambda: builder.asked)
     first: Environments = api.app.state.environments
     # As if it had been killed: nothing of it goes on, and nothing is given back.
-    for task in [*first._loops, *first._workers.values()]:
+    for task in [*first.loops.tasks.values(), *first._workers.values()]:
         task.cancel()
     async with api.context.db.transaction() as session:
         row = (await session.scalars(select(EnvironmentBuild))).one()
@@ -184,7 +184,7 @@ async def test_package_sync_is_asked_for_only_where_packages_differ(api: Api, bu
     ada = (await api.person("ada")).client
     other = {"name": "c", "n_workers": 0, "fingerprint": "of another machine"}
     refused = (await ada.post(f"{ROOT}/clusters", json=other)).json()["error"]
-    assert refused["details"] == {"environment": "needed", "platform": "linux/amd64", "target": "local"}
+    assert refused["details"] == {"environment": "needed", "platform": "linux/amd64", "target": "local", "conda": False}
     named = await made(ada, "etl", DASK)
     assert named["version"] == 1
     chosen = await ada.post(f"{ROOT}/clusters", json={**other, "software": "etl"})

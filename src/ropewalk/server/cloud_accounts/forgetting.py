@@ -16,6 +16,7 @@ from ropewalk.server.cloud_accounts.service import find, resolve
 from ropewalk.server.cloud_accounts.stored import touch
 from ropewalk.server.db.models import Account, CloudAccount, Cluster, Node
 from ropewalk.server.events import EventCode, record
+from ropewalk.server.leases.rows import give_back
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -110,7 +111,7 @@ async def _abandon(session: AsyncSession, cluster: Cluster, who: str, now: datet
     reason = f"{who} let Ropewalk forget the cloud account where it ran: nobody knows what of it still runs there."
     cluster.state, cluster.stop_code, cluster.stop_reason = ClusterState.FAILED.value, "abandoned", reason
     cluster.reason, cluster.stopped_at = reason, now
-    cluster.lease_owner = cluster.lease_expires_at = None
+    give_back(cluster)
     cluster.fence += 1
     there = update(Node).where(Node.cluster_id == cluster.id, Node.state.in_(_LIVE_NODES))
     await session.execute(there.values(state=NodeState.LOST.value, reason=reason, stopped_at=now))
@@ -130,7 +131,8 @@ async def _abandon(session: AsyncSession, cluster: Cluster, who: str, now: datet
 def _clear(row: CloudAccount, now: datetime) -> None:
     row.credentials, row.infrastructure = None, {}
     row.state, row.reason, row.unreachable = CloudState.REMOVED.value, None, None
-    row.work = row.retry_at = row.lease_owner = row.lease_expires_at = None
+    row.work = row.retry_at = None
+    give_back(row)
     row.fence += 1
     row.forgotten_at = now
     touch(row, now)

@@ -2,131 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import time
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-import structlog
-from sqlalchemy.exc import SQLAlchemyError
-
-from ropewalk.errors import RopewalkError, UnavailableError
 from ropewalk.server.cloud_accounts import leases
 from ropewalk.server.cloud_accounts.worker import Worker
-from ropewalk.server.owners import new_owner
+from ropewalk.server.db.models import CloudAccount
+from ropewalk.server.leases.workers import Workers
 
 if TYPE_CHECKING:
-    from ropewalk.server.context import Context
+    from collections.abc import Coroutine
+
+    from ropewalk.server.leases.rows import Lease
 
 __all__ = ["CloudAccounts"]
 
-CLAIM_SECONDS = 10.0
-"""How often work is looked for that nobody does, besides whenever somebody wishes some."""
-RENEWALS_PER_LEASE = 3
-"""Two renewals may fail before a lease is lost."""
 
-log = structlog.get_logger(__name__)
-
-
-class CloudAccounts:
+class CloudAccounts(Workers):
     """Prepares and tears down cloud accounts: one work at a time on each, many at once on all."""
 
-    def __init__(self, context: Context) -> None:
-        self.owner = new_owner()
-        self._context = context
-        self._workers: dict[str, asyncio.Task[None]] = {}
-        self._look_now = asyncio.Event()
-        self._loops: list[asyncio.Task[None]] = []
-        self._stack = contextlib.ExitStack()
-        self._renewed = time.monotonic()
+    table = CloudAccount
+    waiting = leases.WAITING
+    plural = "cloud accounts"
 
-    @property
-    def running(self) -> bool:
-        """Whether its loops run."""
-        return bool(self._loops) and not any(task.done() for task in self._loops)
+    async def _claimed(self) -> list[Lease]:
+        return await leases.claim(self._context, self.owner)
 
-    async def start(self) -> None:
-        """Begin to work."""
-        await leases.release_dead(self._context)
-        self._stack.enter_context(self._context.wakeups.listener(self._woken))
-        self._loops = [
-            asyncio.create_task(self._forever(self._claim, self._wait), name="cloud accounts"),
-            asyncio.create_task(self._forever(self._renew, self._pause), name="cloud account leases"),
-        ]
+    def _work(self, lease: Lease) -> Coroutine[None, None, None]:
+        return Worker(self._context, lease).run()
 
-    async def stop(self) -> None:
-        """Stop working; whoever starts next goes on at once."""
-        self._stack.close()
-        for task in [*self._loops, *self._workers.values()]:
-            task.cancel()
-        await asyncio.gather(*self._loops, *self._workers.values(), return_exceptions=True)
-        with contextlib.suppress(SQLAlchemyError, OSError, UnavailableError):
-            await leases.release(self._context, self.owner)
-
-    def _woken(self, topic: str) -> None:
-        if topic == "*" or topic.startswith("cloud:"):
-            self._look_now.set()
-
-    async def _forever(self, work: Callable[[], Awaitable[None]], wait: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            try:
-                await work()
-            except Exception as exc:
-                self._context.metrics.reconcile_errors.labels(type(exc).__name__).inc()
-                expected = isinstance(exc, SQLAlchemyError | OSError | RopewalkError)
-                log.warning("cloud_accounts.failed", error=type(exc).__name__, exc_info=None if expected else exc)
-            await wait()
-
-    async def _claim(self) -> None:
-        self._look_now.clear()
-        for lease in await leases.claim(self._context, self.owner):
-            # A lease of ours that ran out: whatever worked under it may write no more.
-            await self._drop(lease.cloud_account_id)
-            task = asyncio.create_task(Worker(self._context, lease).run(), name=f"work {lease.cloud_account_id}")
-            self._workers[lease.cloud_account_id] = task
-            task.add_done_callback(lambda done, name=lease.cloud_account_id: self._ended(name, done))  # type: ignore[misc] # bound now, on purpose
-
-    async def _wait(self) -> None:
-        """Wait until there may be work: somebody wished some, a try is due, or another server died."""
-        seconds = CLAIM_SECONDS
-        with contextlib.suppress(SQLAlchemyError, OSError, UnavailableError):
-            due = await leases.next_retry(self._context)
-            if due is not None:
-                seconds = min(seconds, max(0.0, (due - self._context.clock.now()).total_seconds()))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._look_now.wait()
-
-    def _ended(self, name: str, task: asyncio.Task[None]) -> None:
-        if self._workers.get(name) is task:
-            del self._workers[name]
-        if not task.cancelled() and (error := task.exception()) is not None:
-            # A defect, or no database to write to: the lease runs out, and the work is claimed again.
-            log.error("cloud_account.worker_died", cloud_account=name, exc_info=error)
-        self._look_now.set()
-
-    async def _drop(self, name: str) -> None:
-        if (task := self._workers.get(name)) is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-    async def _renew(self) -> None:
-        working = set(self._workers)
-        if not working:
-            self._renewed = time.monotonic()
-            return
-        try:
-            kept = await leases.renew(self._context, self.owner, working)
-        except (SQLAlchemyError, OSError, UnavailableError):
-            if time.monotonic() - self._renewed > self._context.settings.lease_seconds:
-                # Nobody knows whether they are still ours; writes are fenced, but calls to a cloud are not.
-                for name in list(self._workers):
-                    await self._drop(name)
-            raise
-        self._renewed = time.monotonic()
-        for name in working - kept:
-            await self._drop(name)
-
-    async def _pause(self) -> None:
-        await asyncio.sleep(self._context.settings.lease_seconds / RENEWALS_PER_LEASE)
+    def _concerns(self, topic: str) -> bool:
+        return topic.startswith("cloud:")

@@ -22,6 +22,7 @@ from ropewalk.server.cloud_accounts.making import resources_of
 from ropewalk.server.cloud_accounts.stored import touch
 from ropewalk.server.db.models import CloudAccount
 from ropewalk.server.events import EventCode, record
+from ropewalk.server.leases.rows import give_back
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -52,7 +53,7 @@ class Worker:
 
     async def run(self) -> None:
         """Do what is wished; returns when it is done, failed, or waits for another try. The lease is given back."""
-        structlog.contextvars.bind_contextvars(cloud_account=self._lease.cloud_account_id)
+        structlog.contextvars.bind_contextvars(cloud_account=self._lease.row_id)
         try:
             await self._run()
         except _ChangedError:
@@ -75,7 +76,7 @@ class Worker:
             work, begun, stored = row.work, row.updated_at, resources_of(row)
         if work is None:
             raise _ChangedError
-        backend = await self._context.backends.get(self._lease.cloud_account_id)
+        backend = await self._context.backends.get(self._lease.row_id)
         log.info("cloud_account.working", work=work, resources=len(stored))
         for_now = _steps(backend, work, stored)
         # Closed before anything else is done: its connections are, and nothing of it goes on.
@@ -103,7 +104,7 @@ class Worker:
         async with fenced(self._context, self._lease) as (session, row):
             if row.work != work or row.updated_at != begun:
                 # Settings or wishes changed meanwhile: once more, with those.
-                _give_back(row)
+                give_back(row)
             elif work == "teardown" and present.owned(row):
                 left = ", ".join(f"{item['kind']} {item['id']}" for item in present.owned(row))
                 await self._stop(session, row, f"The cloud did not say that all is gone; this is left: {left}.")
@@ -114,7 +115,7 @@ class Worker:
     async def _finish(self, session: AsyncSession, row: CloudAccount, work: str) -> None:
         row.work = row.reason = row.retry_at = row.unreachable = None
         row.attempts = 0
-        _give_back(row)
+        give_back(row)
         if work == "teardown":
             row.state, row.infrastructure = CloudState.REMOVED.value, {}
             code, message = EventCode.CLOUD_ACCOUNT_REMOVED, "Everything that Ropewalk made is gone."
@@ -136,7 +137,7 @@ class Worker:
     async def _stop(self, session: AsyncSession, row: CloudAccount, reason: str, **details: Any) -> None:
         """Wait for a person; ``work`` stays, so that it goes on once somebody changed something and asks again."""
         row.state, row.reason, row.retry_at = CloudState.ATTENTION.value, reason, None
-        _give_back(row)
+        give_back(row)
         await self._tell(session, row, EventCode.CLOUD_ACCOUNT_ATTENTION, reason, level="error", **details)
 
     async def _later(self, reason: str, delay: float) -> None:
@@ -147,7 +148,7 @@ class Worker:
                 seconds = max(delay, min(2.0 ** (row.attempts - 1), LAST_RETRY))
                 row.retry_at = self._context.clock.now() + timedelta(seconds=seconds)
                 row.reason = f"{reason} It is tried again in {seconds:.0f} seconds."
-                _give_back(row)
+                give_back(row)
                 await self._tell(session, row, EventCode.CLOUD_ACCOUNT_RETRYING, row.reason, level="warning")
         except LeaseLostError:
             log.warning("lease.lost")
@@ -156,7 +157,7 @@ class Worker:
         """Give the lease back at once: something else is to be done."""
         try:
             async with fenced(self._context, self._lease) as (session, row):
-                _give_back(row)
+                give_back(row)
                 await self._context.wakeups.announce(session, *_topics(row))
         except LeaseLostError:
             log.info("lease.lost")
@@ -216,7 +217,3 @@ def _sentence(resource: Resource, *, gone: bool) -> str:
 def _about(error: RopewalkError) -> dict[str, Any]:
     """Return what programs can use of an error: which right is missing, AWS's code."""
     return {name: error.details[name] for name in ("action", "aws_code", "credentials") if name in error.details}
-
-
-def _give_back(row: CloudAccount) -> None:
-    row.lease_owner = row.lease_expires_at = None

@@ -16,7 +16,6 @@ from ropewalk.schemas.diagnostics import (
     BackendDiagnostics,
     DatabaseDiagnostics,
     LeaseDiagnostics,
-    LoopDiagnostics,
     ServerDiagnostics,
 )
 from ropewalk.server.clusters.reconciler import Reconciler
@@ -56,7 +55,7 @@ async def diagnose(context: Context, reconciler: Reconciler, *, check: bool = Tr
         settings=context.settings.shown(),
         time=context.clock.now(),
         database=await _database(context),
-        loops=_loops(reconciler),
+        loops=reconciler.loops.told(),
         leases=await _leases(context, reconciler.owner),
         working_on=len(working),
         linked=sum(working.values()),
@@ -69,14 +68,6 @@ async def diagnose(context: Context, reconciler: Reconciler, *, check: bool = Tr
 def _packages() -> dict[str, str]:
     installed = {dist.name.lower(): dist.version for dist in importlib.metadata.distributions() if dist.name}
     return {name: installed[name] for name in PACKAGES if name in installed}
-
-
-def _loops(reconciler: Reconciler) -> list[LoopDiagnostics]:
-    last = reconciler.last_success
-    return [
-        LoopDiagnostics(name=name, running=running, last_success=last.get(name))
-        for name, running in reconciler.loops().items()
-    ]
 
 
 async def _database(context: Context) -> DatabaseDiagnostics:

@@ -1,25 +1,42 @@
-"""Who works on which cluster: a lease with an expiry, and a fencing number that makes a stale owner harmless.
+"""Who works on which cluster: leases that are held for as long as the cluster lives.
 
 A server claims the clusters that nobody holds, and renews all of its leases with one statement, so that idle clusters
-cost no queries. Each claim raises the cluster's fence; every write of an owner is conditional on it (:func:`fenced`),
-so one that was frozen past its lease and wakes up can write nothing.
+cost no queries.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import cast
+from datetime import datetime
+from typing import TYPE_CHECKING
 
-from sqlalchemy import CursorResult, func, or_, select, update
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import ColumnElement, func, select
 
 from ropewalk.schemas.clusters import ClusterState
 from ropewalk.server.context import Context
 from ropewalk.server.db.models import Cluster
-from ropewalk.server.owners import is_dead_neighbour
+from ropewalk.server.leases import rows
+from ropewalk.server.leases.rows import LeaseLostError
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+__all__ = [
+    "CLAIM_BATCH",
+    "LIVE",
+    "Lease",
+    "LeaseLostError",
+    "Unrenewed",
+    "claim",
+    "fenced",
+    "held_by_others",
+    "release",
+    "release_dead",
+    "renew",
+]
 
 LIVE = [state.value for state in ClusterState if state.live]
 
@@ -27,51 +44,32 @@ CLAIM_BATCH = 200
 """Clusters claimed in one transaction, so that servers that start together share the work."""
 
 
-class LeaseLostError(Exception):
-    """Another server works on the cluster now, or it has ended."""
-
-
 @dataclass(frozen=True, slots=True)
-class Lease:
-    cluster_id: str
+class Lease(rows.Lease):
     cloud_account_id: str
-    owner: str
-    fence: int
+
+    @property
+    def cluster_id(self) -> str:
+        """Whose it is."""
+        return self.row_id
 
 
-async def claim(context: Context, owner: str, *, exclude: Sequence[str] = ()) -> list[Lease]:
-    """Take the live clusters that nobody holds, other than those in *exclude*."""
-    now = context.clock.now()
-    free = or_(Cluster.lease_owner.is_(None), Cluster.lease_expires_at < now)
-    wanted = select(Cluster).where(Cluster.state.in_(LIVE), free, Cluster.id.not_in(exclude))
+async def claim(context: Context, owner: str) -> list[Lease]:
+    """Take the live clusters that nobody holds."""
+    wanted = rows.claimable(Cluster, context.clock.now()).where(Cluster.state.in_(LIVE)).limit(CLAIM_BATCH)
     async with context.db.transaction() as session:
-        rows = (await session.scalars(wanted.limit(CLAIM_BATCH).with_for_update(skip_locked=True))).all()
-        for row in rows:
-            row.lease_owner = owner
-            row.lease_expires_at = now + timedelta(seconds=context.settings.lease_seconds)
-            row.fence += 1
-        return [Lease(row.id, row.cloud_account_id, owner, row.fence) for row in rows]
+        found = [(rows.take(context, row, owner), row) for row in await session.scalars(wanted)]
+        return [Lease(lease.row_id, owner, lease.fence, row.cloud_account_id) for lease, row in found]
 
 
 async def release_dead(context: Context) -> None:
     """Free the leases of servers of this machine that died, so that a restart need not wait for them to expire."""
-    held = select(Cluster.lease_owner).where(Cluster.lease_owner.is_not(None)).distinct()
-    async with context.db.read() as session:
-        owners = list(await session.scalars(held))
-    for owner in owners:
-        if owner is not None and is_dead_neighbour(owner):
-            await release(context, owner)
+    await rows.release_dead(context, Cluster)
 
 
 async def renew(context: Context, owner: str) -> set[str]:
     """Extend all leases of *owner*; returns the clusters that it holds."""
-    expires = context.clock.now() + timedelta(seconds=context.settings.lease_seconds)
-    mine = (Cluster.lease_owner == owner, Cluster.state.in_(LIVE))
-    async with context.db.transaction() as session:
-        kept = await session.scalars(
-            update(Cluster).where(*mine).values(lease_expires_at=expires).returning(Cluster.id)
-        )
-        return set(kept)
+    return await rows.renew(context, Cluster, owner, Cluster.state.in_(LIVE))
 
 
 async def held_by_others(context: Context, owner: str) -> dict[str, datetime]:
@@ -119,28 +117,12 @@ async def release(
         only: Of these clusters; None: of all.
         until: Only what says that it holds until then, or shorter: not what was renewed meanwhile.
     """
-    mine = update(Cluster).where(Cluster.lease_owner == owner)
-    if only is not None:
-        mine = mine.where(Cluster.id.in_(only))
+    which: list[ColumnElement[bool]] = [] if only is None else [Cluster.id.in_(only)]
     if until is not None:
-        mine = mine.where(Cluster.lease_expires_at <= until)
-    async with context.db.transaction() as session:
-        await session.execute(mine.values(lease_owner=None, lease_expires_at=None))
+        which.append(Cluster.lease_expires_at <= until)
+    await rows.release(context, Cluster, owner, *which)
 
 
-@asynccontextmanager
-async def fenced(context: Context, lease: Lease) -> AsyncIterator[AsyncSession]:
-    """Give a transaction that is committed only while *lease* holds.
-
-    Raises:
-        LeaseLostError: it does not; nothing is written.
-    """
-    async with context.db.transaction() as session:
-        held = update(Cluster).where(
-            Cluster.id == lease.cluster_id, Cluster.lease_owner == lease.owner, Cluster.fence == lease.fence
-        )
-        # The row stays locked until the commit, so no other server can claim it in between.
-        result = cast("CursorResult[None]", await session.execute(held.values(fence=lease.fence)))
-        if result.rowcount != 1:
-            raise LeaseLostError(lease.cluster_id)
-        yield session
+def fenced(context: Context, lease: Lease) -> AbstractAsyncContextManager[AsyncSession]:
+    """Give a transaction that is committed only while *lease* holds; else LeaseLostError."""
+    return rows.fenced(context, Cluster, lease)

@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
-from datetime import datetime
+from collections.abc import Coroutine
 from functools import partial
 
 import structlog
@@ -15,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from ropewalk.backends.port import Backend
-from ropewalk.errors import FixItError, RopewalkError, UnavailableError
+from ropewalk.errors import FixItError, RopewalkError
 from ropewalk.schemas.diagnostics import OrphanNode
 from ropewalk.server.cloud_accounts.reach import note_reach
 from ropewalk.server.clusters import leases
@@ -24,17 +23,16 @@ from ropewalk.server.clusters.observer import Observer
 from ropewalk.server.clusters.sweep import Sweep
 from ropewalk.server.context import Context
 from ropewalk.server.db.models import Account, Installation
-from ropewalk.server.owners import new_owner
+from ropewalk.server.leases.loops import Loops
+from ropewalk.server.leases.owners import new_owner
+from ropewalk.server.leases.rows import NO_DATABASE, RENEWALS_PER_LEASE
 
 CLAIM_SECONDS = 10.0
 """How often unheld clusters are looked for, besides whenever one is made."""
 UNRENEWED_LEASES = 1.5
 """Times the length of a lease after which one that nobody renewed is free, whatever it says itself."""
-LOOPS = ("claim", "renew", "sweep")
 STOP_SECONDS = 5.0
 """For what is being written while the server stops."""
-RENEWALS_PER_LEASE = 3
-"""Two renewals may fail before a lease is lost."""
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +51,7 @@ class Reconciler:
         """What was noted about each cloud account: why its clusters cannot be looked after."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._claim_now = asyncio.Event()
-        self._loops: list[asyncio.Task[None]] = []
+        self.loops = Loops(context)
         self._stack = contextlib.ExitStack()
         self._sweep = Sweep(context)
         self._surroundings: Surroundings | None = None
@@ -63,13 +61,11 @@ class Reconciler:
         """Found by the last sweep."""
         self._unrenewed = leases.Unrenewed()
         self._watched = time.monotonic() - CLAIM_SECONDS
-        self.last_success: dict[str, datetime] = {}
-        """When each loop last did its work."""
 
     @property
     def running(self) -> bool:
         """Whether all of its loops run."""
-        return bool(self._loops) and not any(task.done() for task in self._loops)
+        return self.loops.running
 
     async def start(self) -> None:
         """Begin to work."""
@@ -85,18 +81,14 @@ class Reconciler:
         )
         self._stack.enter_context(self._context.wakeups.listener(self._woken))
         settings = self._context.settings
-        self._loops = [
-            asyncio.create_task(self._claim_loop(), name="claim"),
-            asyncio.create_task(self._every(settings.lease_seconds / RENEWALS_PER_LEASE, "renew", self._renew)),
-            asyncio.create_task(self._every(settings.sweep_seconds, "sweep", self._sweep_once)),
-        ]
+        self.loops.start("claim", self._claim, self._wait)
+        self.loops.every(settings.lease_seconds / RENEWALS_PER_LEASE, "renew", self._renew)
+        self.loops.every(settings.sweep_seconds, "sweep", self._sweep_once)
 
     async def stop(self) -> None:
         """Stop working; clusters go on, and whoever starts next takes them over at once."""
         self._stack.close()
-        for task in self._loops:
-            task.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        await self.loops.stop()
         await self._drop(list(self._actors))
         for observer in self._observers.values():
             await observer.stop()
@@ -106,7 +98,7 @@ class Reconciler:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        with contextlib.suppress(SQLAlchemyError, OSError, UnavailableError):
+        with contextlib.suppress(*NO_DATABASE):
             await leases.release(self._context, self.owner)
 
     def _woken(self, topic: str) -> None:
@@ -136,7 +128,7 @@ class Reconciler:
         try:
             backend = self._backends[cloud] = await self._context.backends.get(cloud)
         except (RopewalkError, SQLAlchemyError, OSError) as exc:
-            self._failed("backend", exc)
+            self.loops.failed("backend", exc)
             return
         for actor, _task in self._actors.values():
             if actor.lease.cloud_account_id == cloud:
@@ -159,24 +151,10 @@ class Reconciler:
             await note_reach(self._context, cloud, reason)
         except (RopewalkError, SQLAlchemyError, OSError) as exc:
             self._reach.pop(cloud, None)  # the next look notes it
-            self._failed("reach", exc)
+            self.loops.failed("reach", exc)
 
-    async def _claim_loop(self) -> None:
-        while True:
-            self._claim_now.clear()
-            claimed = 0
-            try:
-                claimed = await self._claim()
-                self._done("claim")
-            except Exception as exc:  # noqa: BLE001 - the loop goes on, whatever it was
-                self._failed("claim", exc)
-            if claimed == leases.CLAIM_BATCH:
-                continue
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(CLAIM_SECONDS):
-                    await self._claim_now.wait()
-
-    async def _claim(self) -> int:
+    async def _claim(self) -> None:
+        self._claim_now.clear()
         await self._free_unrenewed()
         claimed = await leases.claim(self._context, self.owner)
         self._beginning = {lease.cluster_id for lease in claimed}
@@ -192,7 +170,14 @@ class Reconciler:
         finally:
             # Those that could not begin are given back by the next renewal.
             self._beginning = set()
-        return len(claimed)
+        if len(claimed) == leases.CLAIM_BATCH:
+            self._claim_now.set()
+
+    async def _wait(self) -> None:
+        """Wait until there may be more to claim."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLAIM_SECONDS):
+                await self._claim_now.wait()
 
     async def _free_unrenewed(self) -> None:
         """Free the leases of servers that do not renew them, also when a wrong clock wrote until when they hold."""
@@ -211,7 +196,7 @@ class Reconciler:
             backend = await self._context.backends.get(lease.cloud_account_id)
         except RopewalkError as exc:
             # The lease runs out and is claimed again: that is the retry.
-            self._failed("backend", exc)
+            self.loops.failed("backend", exc)
             return
         self._backends[lease.cloud_account_id] = backend
         observer = self._observers.get(lease.cloud_account_id)
@@ -250,10 +235,6 @@ class Reconciler:
         """Return for each cluster that this server works on whether it hears the scheduler."""
         return {cluster_id: actor.linked for cluster_id, (actor, _task) in self._actors.items()}
 
-    def loops(self) -> dict[str, bool]:
-        """Return for each loop whether it runs."""
-        return dict(zip(LOOPS, (not task.done() for task in self._loops), strict=False))
-
     def orphan_nodes(self) -> list[OrphanNode]:
         """Return what the last sweep found."""
         return self._sweep.orphans
@@ -267,7 +248,7 @@ class Reconciler:
     async def _renew(self) -> None:
         try:
             kept = await leases.renew(self._context, self.owner)
-        except (SQLAlchemyError, OSError, UnavailableError):
+        except NO_DATABASE:
             self._context.metrics.renew_failures.inc()
             if time.monotonic() - self._renewed > self._context.settings.lease_seconds:
                 # Nobody knows whether they are still ours; every write is fenced, but calls to a cloud are not.
@@ -296,23 +277,3 @@ class Reconciler:
 
     async def _sweep_once(self) -> None:
         self.orphans = await self._sweep.run()
-
-    async def _every(self, seconds: float, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            await asyncio.sleep(seconds)
-            try:
-                await work()
-                self._done(name)
-            except Exception as exc:  # noqa: BLE001 - the loop goes on, whatever it was
-                self._failed(name, exc)
-
-    def _failed(self, what: str, error: BaseException) -> None:
-        self._context.metrics.reconcile_errors.labels(type(error).__name__).inc()
-        self._context.metrics.retries.labels(what).inc()
-        expected = isinstance(error, SQLAlchemyError | OSError | RopewalkError)
-        text = (str(error).splitlines() or [""])[0]
-        log.warning("reconciler.failed", what=what, error=text, exc_info=None if expected else error)
-
-    def _done(self, what: str) -> None:
-        self.last_success[what] = now = self._context.clock.now()
-        self._context.metrics.loop_runs.labels(what).set(now.timestamp())

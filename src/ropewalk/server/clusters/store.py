@@ -18,6 +18,7 @@ from ropewalk.server.clusters.reasons import Ending
 from ropewalk.server.clusters.silence import Silence
 from ropewalk.server.db.models import Cluster, Event, Node
 from ropewalk.server.events import EventCode, record
+from ropewalk.server.leases.rows import give_back
 
 RECENT_FAILURES = 20
 """Ended workers that the plan looks at; it needs to see a streak of failures, not all of history."""
@@ -34,7 +35,6 @@ _NODE_EVENTS = {
 }
 
 
-async def load(session: AsyncSession, cluster_id: str) -> tuple[Cluster, list[Node]]:
 # Put together once: a pass of the reconciler makes them each time, and a start is some ten passes.
 _OF_IT = Node.cluster_id == bindparam("cluster")
 _ALIVE = select(Node).where(_OF_IT, or_(Node.role == NodeRole.SCHEDULER, Node.state.in_(_LIVE)))
@@ -44,6 +44,7 @@ _LATELY = _FAILED.order_by(Node.stopped_at.desc()).limit(RECENT_FAILURES)
 _WORKED = select(Node.name).where(_OF_IT, Node.role == NodeRole.WORKER, Node.ready_at.is_not(None)).limit(1)
 
 
+async def load(session: AsyncSession, cluster_id: str) -> tuple[Cluster, list[Node]]:
     """Return a cluster and those of its nodes that matter: the scheduler, the live, the lately failed."""
     cluster = await session.get_one(Cluster, cluster_id)
     nodes = list(await session.scalars(_MATTER, {"cluster": cluster_id}))
@@ -281,7 +282,7 @@ async def mark_cluster(session: AsyncSession, cluster: Cluster, action: Action, 
         cluster.ready_at = now
     if not state.live:
         cluster.stopped_at = now
-        cluster.lease_owner = cluster.lease_expires_at = None
+        give_back(cluster)
     code, level, text = _CLUSTER_EVENTS[state]
     record(
         session,

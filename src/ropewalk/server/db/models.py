@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import (
     JSON,
@@ -55,6 +55,24 @@ class Base(DeclarativeBase):
         }
     )
     type_annotation_map: ClassVar = {datetime: UtcDateTime, dict[str, Any]: JSON, bytes: LargeBinary}
+
+
+class Leased:
+    """A row that one server at a time works on: see :mod:`ropewalk.server.leases`."""
+
+    if TYPE_CHECKING:
+        id: Mapped[str]
+    lease_owner: Mapped[str | None]
+    lease_expires_at: Mapped[datetime | None]
+    fence: Mapped[int] = mapped_column(default=0)
+    """Raised by each claim: who writes with an older one is refused."""
+
+
+class Retried(Leased):
+    """A row on which there is work that may fail, and is tried again."""
+
+    attempts: Mapped[int] = mapped_column(default=0)
+    retry_at: Mapped[datetime | None]
 
 
 class Installation(Base):
@@ -203,7 +221,7 @@ class DeviceLogin(Base):
     expires_at: Mapped[datetime]
 
 
-class CloudAccount(Base):
+class CloudAccount(Retried, Base):
     """The operator's hosted one has no account; every other one belongs to an account."""
 
     __tablename__ = "cloud_accounts"
@@ -237,15 +255,10 @@ class CloudAccount(Base):
     """``prepare`` or ``teardown``: what somebody wished and is not done yet."""
     work_actor: Mapped[str | None]
     attempts: Mapped[int] = mapped_column(default=0, server_default="0")
-    retry_at: Mapped[datetime | None]
-
-    # Lease.
-    lease_owner: Mapped[str | None]
-    lease_expires_at: Mapped[datetime | None]
     fence: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
-class Cluster(Base):
+class Cluster(Leased, Base):
     __tablename__ = "clusters"
     __table_args__ = (
         # A name is taken only while its cluster lives.
@@ -299,11 +312,6 @@ class Cluster(Base):
     created_at: Mapped[datetime]
     ready_at: Mapped[datetime | None]
     stopped_at: Mapped[datetime | None]
-
-    # Lease.
-    lease_owner: Mapped[str | None]
-    lease_expires_at: Mapped[datetime | None]
-    fence: Mapped[int] = mapped_column(default=0)
 
 
 class Node(Base):
@@ -421,7 +429,7 @@ class EnvironmentVersion(Base):
     created_at: Mapped[datetime]
 
 
-class EnvironmentBuild(Base):
+class EnvironmentBuild(Retried, Base):
     """A version made for one place where clusters run."""
 
     __tablename__ = "environment_builds"
@@ -452,17 +460,10 @@ class EnvironmentBuild(Base):
     path: Mapped[str | None] = mapped_column(index=True)
     reused: Mapped[bool] = mapped_column(default=False)
     details: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    attempts: Mapped[int] = mapped_column(default=0)
-    retry_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     used_at: Mapped[datetime]
-
-    # Lease.
-    lease_owner: Mapped[str | None]
-    lease_expires_at: Mapped[datetime | None]
-    fence: Mapped[int] = mapped_column(default=0)
 
 
 class IndexCredential(Base):

@@ -61,7 +61,7 @@ class BuildReport:
         """Add a line to the log."""
         if not self._full:
             self._full = not self._file.append(self.clean(line))
-        self._context.wakeups.wake(log_topic(self._lease.build_id))
+        self._context.wakeups.wake(log_topic(self._lease.row_id))
 
     async def event(self, message: str, **details: Any) -> None:
         """Tell of a step, in the log as well."""
@@ -74,7 +74,7 @@ class BuildReport:
                 EventCode.ENVIRONMENT_STEP,
                 message,
                 account_id=self._account_id,
-                build_id=self._lease.build_id,
+                build_id=self._lease.row_id,
                 details=details,
             )
-            await self._context.wakeups.announce(session, f"events:{self._lease.build_id}")
+            await self._context.wakeups.announce(session, f"events:{self._lease.row_id}")

@@ -6,8 +6,9 @@ Whoever takes over after a crash asks the same again; nothing here depends on th
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 from sqlalchemy import select
@@ -22,10 +23,12 @@ from ropewalk.server.environments.builders import builder_for, files_of
 from ropewalk.server.environments.leases import Lease, LeaseLostError, fenced
 from ropewalk.server.environments.report import WISHED, BuildReport, log_topic
 from ropewalk.server.events import EventCode, record
+from ropewalk.server.leases.rows import give_back
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
+    from ropewalk.schemas.environments import Platform
     from ropewalk.server.context import Context
 
 __all__ = ["BuildWorker", "result_of"]
@@ -58,7 +61,7 @@ class BuildWorker:
 
     async def run(self) -> None:
         """Build; returns when it is done, failed, or waits for another try. The lease is given back."""
-        structlog.contextvars.bind_contextvars(build=self._lease.build_id)
+        structlog.contextvars.bind_contextvars(build=self._lease.row_id)
         try:
             async with asyncio.timeout(BUILD_SECONDS):
                 await self._run()
@@ -93,6 +96,7 @@ class BuildWorker:
             self._context, self._lease, row.account_id, await asyncio.to_thread(files.log, row.id), opened
         )
         builder, target = await builder_for(self._context, cloud, row.account_id)
+        target = replace(target, platform=cast("Platform", row.platform))  # a cluster may have asked for another one
         self._report.log(f"Building {environment.name} version {version.number} for {row.target} ({row.platform}).")
         wheels = {wheel.sha256: files.wheel(row.account_id, wheel) for wheel in spec.wheels}
         earlier = twin or row
@@ -152,7 +156,7 @@ class BuildWorker:
                     seconds = max(error.delay, min(2.0 ** (tries - 1), LAST_RETRY))
                     row.retry_at = self._context.clock.now() + timedelta(seconds=seconds)
                     row.reason = f"{self._clean(str(error))} It is tried again in {seconds:.0f} seconds."
-                    row.lease_owner = row.lease_expires_at = None
+                    give_back(row)
                     self._say(row.reason)
                     await self._mirror(session, row, await session.get_one(EnvironmentVersion, row.version_id))
                     await self._tell(session, row, EventCode.ENVIRONMENT_RETRYING, row.reason, level="warning")
@@ -164,7 +168,7 @@ class BuildWorker:
 
     def _close(self, row: EnvironmentBuild) -> None:
         row.finished_at, row.retry_at, row.attempts = self._context.clock.now(), None, 0
-        row.lease_owner = row.lease_expires_at = None
+        give_back(row)
 
     async def _mirror(self, session: AsyncSession, row: EnvironmentBuild, version: EnvironmentVersion) -> None:
         """Let the version tell of its build, unless it is good by another one."""

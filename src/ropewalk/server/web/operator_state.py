@@ -63,7 +63,7 @@ async def orphans(context: ContextDep, visit: Watcher, request: Request) -> Resp
         tab="orphans",
         found=request.app.state.reconciler.orphan_nodes(),
         history=history[::-1],
-        swept=request.app.state.reconciler.last_success.get("sweep"),
+        swept=request.app.state.reconciler.loops.last_success.get("sweep"),
         minutes=context.settings.sweep_seconds / 60,
     )
 
