@@ -93,7 +93,6 @@ def test_what_is_too_large_is_told_and_the_rest_comes_along(work: Path, monkeypa
 
 def test_a_node_imports_what_was_brought_last(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
     (work / "only_for_this_test.py").write_text("X = 1")
 
     def bring() -> types.ModuleType:
@@ -107,6 +106,7 @@ def test_a_node_imports_what_was_brought_last(work: Path, tmp_path: Path, monkey
     assert len([each for each in sys.path if "ropewalk-modules-" in each]) == 1
     (work / "only_for_this_test.py").write_text("X = 1")
     assert bring().X == 1, "back to what is there already"
+    del sys.modules["only_for_this_test"]
 
 
 def test_nodes_need_no_ropewalk_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
