@@ -280,7 +280,9 @@ def python_api() -> str:
 
 
 def _methods(cls: type) -> Iterator[str]:
-    for name, member in sorted(vars(cls).items()):
+    # Its own and those of the classes that it is made of, but not Dask's.
+    ours = [each for each in reversed(cls.__mro__) if each.__module__.startswith("ropewalk.")]
+    for name, member in sorted({name: member for each in ours for name, member in vars(each).items()}.items()):
         if name.startswith("_") or not (inspect.isfunction(member) or isinstance(member, property)):
             continue
         if not inspect.getdoc(member):

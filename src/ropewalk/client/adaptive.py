@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ropewalk.errors import InputError
 
 if TYPE_CHECKING:
-    from ropewalk.client.cluster import Cluster
+    from ropewalk.client.control import ClusterControl
 
 __all__ = ["RemoteAdaptive", "adaptive_range"]
 
@@ -46,7 +46,7 @@ class RemoteAdaptive:
     In coroutines, ``await cluster.adapt(...)`` waits until the server has accepted it.
     """
 
-    def __init__(self, cluster: Cluster, minimum: int, maximum: int, accepted: Any = None) -> None:
+    def __init__(self, cluster: ClusterControl, minimum: int, maximum: int, accepted: Any = None) -> None:
         self.minimum = minimum
         self.maximum = maximum
         self._cluster = cluster
