@@ -93,6 +93,7 @@ class ClusterStart(ClusterLooks):
         self._progress.close(self._ready_text())
 
     async def _bring_up(self) -> None:
+        self._software.read_modules(self._request)
         connection = await self._starter.connection()
         version_check.report(connection.versions, self._versions)
         self.security = security_of(connection)
@@ -101,7 +102,7 @@ class ClusterStart(ClusterLooks):
         checkpoint()
         await super()._start()
         checkpoint()
-        await self._software.bring(self.scheduler_comm, self._request)
+        await self._software.bring(self.scheduler_comm)
         if self._lend == "local":
             self._forwarder = Forwarder(lambda token: send(self.scheduler_comm, token))
             await self._forwarder.start()

@@ -7,8 +7,10 @@ the server knows its own. Only when it says that packages would differ are they 
 from __future__ import annotations
 
 import asyncio
+import threading
 import warnings
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,7 +19,7 @@ from ropewalk.client import calls, config
 from ropewalk.client.environment.bringing import bring
 from ropewalk.client.environment.conda import conda_packages
 from ropewalk.client.environment.making import Say, built, make
-from ropewalk.client.environment.modules import digest, local_modules
+from ropewalk.client.environment.modules import Modules, digest, local_modules
 from ropewalk.client.environment.snapshot import Snapshot, snapshot
 from ropewalk.client.http import AsyncApi
 from ropewalk.client.versions import VersionMismatchWarning
@@ -60,6 +62,7 @@ class Software:
         patient: Callable[[bool], None] = lambda _waits: None,
     ) -> None:
         self.asking = False
+        self._reading: Future[tuple[Modules, bytes]] | None = None
         self._api = api
         self._patient = patient
         self._sync = sync
@@ -96,19 +99,24 @@ class Software:
     def _covers(self, request: ClusterCreate) -> bool:
         return self._sync and request.software is None and request.container is None
 
-    async def bring(self, scheduler: rpc, request: ClusterCreate) -> None:
-        """Bring the user's own modules to the nodes of a cluster that runs, where packages are synchronised."""
-        if not (self._covers(request) and config.get("sync_modules")):
+    def read_modules(self, request: ClusterCreate) -> None:
+        """Begin to read the user's own modules where packages are synchronised, while the cluster starts."""
+        if self._covers(request) and config.get("sync_modules"):
+            self._reading = Future()
+            # No task of the loop: nobody has to wait for it where the start fails.
+            threading.Thread(target=_packed, args=(self._reading,), name="ropewalk-modules", daemon=True).start()
+
+    async def bring(self, scheduler: rpc) -> None:
+        """Bring what was read to the nodes of the cluster, which runs by now."""
+        if self._reading is None:
             return
         try:
-            mine = await asyncio.to_thread(local_modules)
-            if mine.files:
-                archive = await asyncio.to_thread(mine.archive)
+            mine, archive = await asyncio.wrap_future(self._reading)
+            if archive:
                 await bring(scheduler, archive, digest(archive))
         except (OSError, RuntimeError, ValueError) as exc:
             # The cluster is good without them, and many need none.
-            unsaid = Difference(name="modules", level="warning", why=f"They could not be brought along: {exc}")
-            self._tell([unsaid])
+            self._tell([Difference(name="modules", level="warning", why=f"They could not be brought along: {exc}")])
             return
         for line in mine.told():
             self._say(line)
@@ -158,7 +166,7 @@ class Software:
         """Say what could not be taken along, before there is a cluster."""
         if not differences or self._versions == "ignore":
             return
-        rows = [f"  {each.name} {each.here or ''}: {each.why}" for each in differences]
+        rows = [f"  {' '.join(filter(None, (each.name, each.here)))}: {each.why}" for each in differences]
         start = "ignore" if any(each.level == "error" for each in differences) else "warn"
         message = "Not all of your packages could be brought to the nodes as they are:\n" + "\n".join(rows)
         if self._versions == "error" or any(each.level == "error" for each in differences):
@@ -168,6 +176,15 @@ class Software:
                 details={each.name: {"client": each.here, "cluster": each.there} for each in differences},
             )
         warnings.warn(message, VersionMismatchWarning, stacklevel=2)
+
+
+def _packed(found: Future[tuple[Modules, bytes]]) -> None:
+    """Set *found* to the user's modules and an archive of them, which is empty if there are none."""
+    try:
+        mine = local_modules()
+        found.set_result((mine, mine.archive() if mine.files else b""))
+    except (OSError, ValueError) as exc:
+        found.set_exception(exc)
 
 
 def _read(place: Mapping[str, Any]) -> Snapshot:
