@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import dask.config
+
 from benchmarks.measure import LEAST_RUNS, surroundings, table
 from benchmarks.program import bounded
 
@@ -28,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.runs < LEAST_RUNS:
         print(f"Fewer than {LEAST_RUNS} runs: good for a look, not for a statement.", file=sys.stderr)
+    # The working directory is this repository, with hundreds of tests; `startup` has modules as people have them.
+    dask.config.set({"ropewalk.sync_modules": False})
     with bounded(LIMIT_SECONDS):
         results = importlib.import_module(f"benchmarks.{options.name}").run(options.runs)
     if options.json is not None:

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
+import dask.config
 import psutil
 from distributed import Client, LocalCluster
 
 from benchmarks.gateway import gateway
 from benchmarks.measure import Result, alternate
-from benchmarks.program import Server, nodes, server, wait_gone, wait_warm
+from benchmarks.program import Server, nodes, server, users_folder, wait_gone, wait_warm
 from ropewalk import Cluster
 
 WORKERS = 4
 START_SECONDS = 60.0
+MODULES = 5
+"""Beside the program, each of some kilobytes."""
+SYNC = {"ropewalk.sync_modules": True}
 
 
 def run(runs: int) -> list[Result]:
     """Measure starts and ends."""
     resource_tracker.ensure_running()  # otherwise the first LocalCluster would start it, and not end it
-    with server() as here:
+    with users_folder(), server() as here:
         wait_warm(here)
         once_ours(here)  # both sides import and compile at their first time
         once_theirs()
@@ -43,12 +49,27 @@ def once_ours(here: Server) -> Sequence[float]:
     """Return the seconds of one start and of one end on our side."""
 
     def make() -> Any:
-        return Cluster(
-            WORKERS, server=here.url, token=here.token, quiet=True, wait_for_workers=True, worker_memory="1 GiB",
-            timeout=START_SECONDS,
-        )  # fmt: skip
+        with modules_beside():
+            return Cluster(
+                WORKERS, server=here.url, token=here.token, quiet=True, wait_for_workers=True, worker_memory="1 GiB",
+                timeout=START_SECONDS,
+            )  # fmt: skip
 
     return once(make, lambda: nodes(here.data))
+
+
+@contextmanager
+def modules_beside() -> Iterator[None]:
+    """Let the program have modules beside it as people's have, which come along, and not all of this repository."""
+    before = list(sys.path)
+    with tempfile.TemporaryDirectory(prefix="ropewalk-bench-") as folder, dask.config.set(SYNC):
+        for number in range(MODULES):
+            (Path(folder) / f"beside_{number}.py").write_text(f"def answer():\n    return {number}\n" * 50)
+        sys.path[:] = [folder, *(each for each in before if Path(each or ".").resolve() != Path.cwd())]
+        try:
+            yield
+        finally:
+            sys.path[:] = before
 
 
 def once_theirs() -> Sequence[float]:
