@@ -159,6 +159,16 @@ class LocalBackend:
         """Say whether each account's nodes run as a user of their own; about a second at the first time."""
         return await asyncio.to_thread(self._guard.isolation.verdict)
 
+    async def user(self, account: str) -> int | None:
+        """Return the user, and group, id that the nodes of an account run as; None: the server's own.
+
+        Raises:
+            FixItError: Accounts must be isolated, and cannot be.
+            TryAgainError: The id cannot be written down.
+        """
+        with explained("Recording the user of an account", self._root):
+            return await asyncio.to_thread(self._guard.isolation.uid, account)
+
     async def prepare(self) -> AsyncIterator[Resource]:
         """Make the directory of all nodes."""
         with explained("Making the directory of all nodes", self._root):

@@ -138,8 +138,11 @@ class Spawner:
         """Return what starts nodes with *interpreter*, of a virtual environment: it begins to have a parent of its own.
 
         None, or the interpreter of this one: this one. An environment must not change once nodes run in it.
+
+        Where nodes have users of their own, environments have no parents: theirs would be root, and import what users
+        chose. Nodes are started by a program then, after their rights were given up.
         """
-        if interpreter is None or interpreter == self._interpreter or not self._warm:
+        if interpreter is None or interpreter == self._interpreter or not self._warm or self._isolated:
             return self
         found = self._environments.of(interpreter)
         found.start(isolated=self._isolated)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ropewalk.backends.local import LocalBackend
 from ropewalk.errors import FixItError
 from ropewalk.schemas.environments import Platform
-from ropewalk.server.db.models import CloudAccount
+from ropewalk.server.db.models import Account, CloudAccount
 from ropewalk.server.environments.builder import Builder, Target
 from ropewalk.server.environments.files import Files
 from ropewalk.server.environments.oci.maker import ImageBuilder
@@ -41,7 +41,13 @@ async def find_builder(context: Context, cloud: CloudAccount, account_id: str) -
     backend: Backend = await context.backends.get(cloud.id)
     if isinstance(backend, LocalBackend):
         verdict = await backend.isolation()
-        builder = VenvBuilder(files_of(context), isolated=verdict.isolated)
+
+        async def user_of(account_id: str) -> int | None:
+            async with context.db.read() as session:
+                slug = (await session.get_one(Account, account_id)).slug
+            return await backend.user(slug)
+
+        builder = VenvBuilder(files_of(context), isolated=verdict.isolated, user_of=user_of)
         return builder, Target(LOCAL, cloud.id, account_id, machine())
     if takes_images(cloud):
         return image_builder(context), Target(cloud.id, cloud.id, account_id, platform_of(cloud))

@@ -1,7 +1,8 @@
 """Where software environments are on disk: virtual environments, uploaded wheels, logs of builds, uv's cache.
 
 ``<local_dir>/environments/``
-    ``venvs/<hash>/``                                a virtual environment; others may read it, never list or write
+    ``venvs/<hash>/``                                a virtual environment; others may read it, never list or write;
+                                                     with something of an account's own, its user alone may
     ``venvs/tmp-<build id>-…/``                      one that is being made, or was given up
     ``wheels/<account id>/<sha256>/<name>.whl``      uploaded wheels
     ``logs/<build id>.log``                          logs of builds

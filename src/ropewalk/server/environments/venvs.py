@@ -16,7 +16,7 @@ import stat
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from pathlib import Path
 
@@ -45,17 +45,22 @@ def interpreter_of(venv: Path) -> Path:
     return venv / "bin" / "python"
 
 
+UserOf = Callable[[str], Awaitable[int | None]]
+
+
 class VenvBuilder:
     """Builds virtual environments.
 
     Args:
         files: Where they are.
         isolated: Whether nodes run as users of their own; then nothing that users wrote may run as the server.
+        user_of: Says which user the nodes of an account run as, where they are isolated.
     """
 
-    def __init__(self, files: Files, *, isolated: bool) -> None:
+    def __init__(self, files: Files, *, isolated: bool, user_of: UserOf | None = None) -> None:
         self._files = files
         self._isolated = isolated
+        self._user_of = user_of
 
     def validate(self, spec: EnvironmentSpec, target: Target) -> None:  # noqa: ARG002 - the protocol's
         """Refuse what no virtual environment can be."""
@@ -89,7 +94,7 @@ class VenvBuilder:
             lock = await resolve(request, how, report)
             await report.event(f"Resolved to {len(lock.packages)} packages.", step=BuildStep.RESOLVED)
         check_usable(lock)
-        venv = self._place(lock, request.spec)
+        venv = self._place(lock, request)
         reused = venv.is_dir()
         if reused:
             text = "These very packages are installed already: nothing is to be done."
@@ -102,8 +107,10 @@ class VenvBuilder:
         """Whether the folder is there."""
         return result.path is not None and await asyncio.to_thread(Path(result.path).is_dir)
 
-    def _place(self, lock: Lock, spec: EnvironmentSpec) -> Path:
-        content = json.dumps([lock.hash, spec.post_build, sys.platform])
+    def _place(self, lock: Lock, request: BuildRequest) -> Path:
+        """Return the folder: one for all accounts, unless something in it is an account's own."""
+        own = [request.target.account_id] if _is_private(request) else []
+        content = json.dumps([lock.hash, request.spec.post_build, sys.platform, *own])
         return self._files.venvs / sha256(content.encode()).hexdigest()[:40]
 
     async def _base(self, spec: EnvironmentSpec, cache: Path, report: Report) -> Path:
@@ -138,8 +145,10 @@ class VenvBuilder:
             half = Path(tempfile.mkdtemp(dir=self._files.venvs, prefix=f"tmp-{request.build_id}-"))
         try:
             await self._fill(half, base, lock, request, cache, report)
+            account, private = request.target.account_id, _is_private(request)
+            user = await self._user_of(account) if private and self._user_of is not None else None
             with explained("Finishing a virtual environment", half):
-                await asyncio.to_thread(_finish, half, venv, lock)
+                await asyncio.to_thread(_finish, half, venv, lock, user)
         finally:
             await asyncio.to_thread(shutil.rmtree, half, ignore_errors=True)
 
@@ -207,10 +216,20 @@ class VenvBuilder:
         report.log("Compiled.")
 
 
-def _finish(half: Path, venv: Path, lock: Lock) -> None:
+def _is_private(request: BuildRequest) -> bool:
+    """Whether there may be something in it that is not for other accounts: own code, or of an index with a password."""
+    return bool(request.spec.wheels or request.credentials)
+
+
+def _finish(half: Path, venv: Path, lock: Lock, user: int | None) -> None:
+    """Give an environment its place. Only *user*, and its group, may enter; None: everybody who knows its name."""
     (half / "requirements.txt").unlink(missing_ok=True)
     (half / ABOUT).write_text(lock.model_dump_json(indent=1))
-    half.chmod(0o755)
+    if user is None:
+        half.chmod(0o755)
+    else:
+        os.chown(half, -1, user)
+        half.chmod(0o750)
     with contextlib.suppress(OSError):
         # Somebody else may have made the same meanwhile: a folder that is not empty is not replaced.
         half.rename(venv)
