@@ -24,9 +24,16 @@ from ropewalk.server.settings import Settings
 from ropewalk.server.wakeups import Wakeups
 from tests.support.api import Api
 from tests.support.clock import FakeClock
+from tests.support.compiled import compiled_once
 from tests.support.postgres import NoPostgresError, PostgresServer, in_thread, postgres_server
 
 DATABASES = ("sqlite", "postgresql")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def statements_compiled_once() -> Iterator[None]:
+    with compiled_once():
+        yield
 
 
 async def _migrate(url: str) -> None:
