@@ -147,3 +147,107 @@ async def test_a_connection_that_is_in_use_at_the_end_is_waited_for_and_closed(t
     finish.set()
     await asyncio.gather(task, closing)
     gc.collect()  # as above
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[PatientConnection]:
+    """Every connection to SQLite that the test opens, whether or not anything else still knows of it."""
+    found: list[PatientConnection] = []
+    begin = PatientConnection.__init__
+
+    def noted(self: PatientConnection, *args: Any) -> None:
+        begin(self, *args)
+        found.append(self)
+
+    monkeypatch.setattr(PatientConnection, "__init__", noted)
+    return found
+
+
+def left_open(opened: list[PatientConnection]) -> list[PatientConnection]:
+    assert opened
+    for connection in opened:
+        connection._thread.join(5)
+    return [each for each in opened if each._connection is not None or each._thread.is_alive()]
+
+
+async def hold(database: Database, begun: asyncio.Event, finish: asyncio.Event) -> None:
+    async with database.read() as session:
+        await session.execute(text("SELECT 1"))
+        begun.set()
+        await finish.wait()
+
+
+async def held(database: Database, number: int) -> tuple[list[asyncio.Task[None]], asyncio.Event]:
+    """Use so many connections at once, until the event is set."""
+    begun, finish = [asyncio.Event() for _ in range(number)], asyncio.Event()
+    tasks = [asyncio.create_task(hold(database, each, finish)) for each in begun]
+    await asyncio.gather(*(each.wait() for each in begun))
+    return tasks, finish
+
+
+async def test_connections_beyond_the_pool_are_closed_although_their_users_are_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: list[PatientConnection]
+) -> None:
+    database = Database(f"sqlite:///{tmp_path}/new.db")
+    tasks, finish = await held(database, 9)
+    closed, close = 0, PatientConnection.close
+
+    async def cancelled(self: PatientConnection) -> None:
+        nonlocal closed
+        closed += 1
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().call_soon(task.cancel)
+        await close(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PatientConnection, "close", cancelled)
+        finish.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    assert closed == 4, "the pool keeps five"
+    await database.close()
+    assert left_open(opened) == []
+
+
+async def test_a_database_is_closed_although_whoever_closes_it_is_cancelled(
+    tmp_path: Path, opened: list[PatientConnection]
+) -> None:
+    for awaits in range(12):  # each is a place to be cancelled at
+        database = Database(f"sqlite:///{tmp_path}/new.db")
+        tasks, finish = await held(database, 3)
+        finish.set()
+        await asyncio.gather(*tasks)
+        closing = asyncio.create_task(database.close())
+        for _ in range(awaits):
+            await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.gather(closing, return_exceptions=True)
+        # One that is cancelled before it began has done nothing.
+        await database.close()
+    assert left_open(opened) == []
+
+
+async def test_a_connection_that_is_given_back_after_the_end_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: list[PatientConnection]
+) -> None:
+    monkeypatch.setattr("ropewalk.server.db.engine.CLOSE_SECONDS", 0.0)
+    database = Database(f"sqlite:///{tmp_path}/new.db")
+    tasks, finish = await held(database, 2)
+    await database.close()
+    finish.set()
+    await asyncio.gather(*tasks)
+    assert left_open(opened) == []
+
+
+async def test_a_connection_is_closed_although_whoever_opens_it_is_cancelled(
+    tmp_path: Path, opened: list[PatientConnection]
+) -> None:
+    for awaits in range(1, 12):
+        database = Database(f"sqlite:///{tmp_path}/new{awaits}.db")
+        task = asyncio.create_task(hold(database, asyncio.Event(), asyncio.Event()))
+        for _ in range(awaits):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await database.close()
+    assert left_open(opened) == []

@@ -18,7 +18,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.pool import Pool, QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry, Pool, QueuePool
 
 from ropewalk.errors import SettingsError, UnavailableError
 from ropewalk.server.db import sqlite
@@ -150,12 +150,30 @@ class Database:
         return f"Check that PostgreSQL runs at {url.host}:{url.port or 5432} and that database_url is right."
 
     async def close(self) -> None:
-        """Close all connections, once those in use were given back: of the others nobody would know any more."""
+        """Close all connections, also if cancelled meanwhile.
+
+        Those in use are waited for; what is given back later than that is closed then.
+        """
+        closing = asyncio.create_task(self._close())
+        cancelled = await sqlite.settled(closing)
+        if cancelled is not None:
+            raise cancelled
+        closing.result()
+
+    async def _close(self) -> None:
         pool = self.engine.sync_engine.pool
         deadline = time.monotonic() + CLOSE_SECONDS
-        while _used(pool) and time.monotonic() < deadline:  # noqa: ASYNC110 - the pool tells nobody
-            await asyncio.sleep(CLOSE_PAUSE)
-        await self.engine.dispose()
+        try:
+            while _used(pool) and time.monotonic() < deadline:  # noqa: ASYNC110 - the pool tells nobody
+                await asyncio.sleep(CLOSE_PAUSE)
+        finally:
+            # Nobody will ask the pool for what comes back to it now.
+            event.listen(pool, "checkin", _close_returned)
+            await self.engine.dispose()
+
+
+def _close_returned(_connection: Any, record: ConnectionPoolEntry) -> None:
+    record.invalidate()
 
 
 def _used(pool: Pool) -> bool:

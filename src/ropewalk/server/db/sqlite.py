@@ -3,7 +3,8 @@
 A task may be cancelled while a statement runs in aiosqlite's thread. Plain aiosqlite then leaves the statement running
 with nobody waiting for it, and a connection that is closed with an open cursor keeps its locks until the cursor is
 collected: on a database with one writer, everything would wait. Here a statement is always waited for, and whatever is
-open is rolled back before a connection is closed.
+open is rolled back before a connection is closed. Opening and closing are waited for, too: a task that is cancelled
+while it does either would leave a connection, with its thread and its file, that nobody else knows of.
 
 A statement crosses to aiosqlite's thread once, and comes back with its rows. Plain aiosqlite crosses four times
 (cursor, execution, rows, end), which cost more than the statements themselves (docs/explanation/performance.md).
@@ -12,7 +13,6 @@ A statement crosses to aiosqlite's thread once, and comes back with its rows. Pl
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sqlite3
 import time
 from asyncio import Future
@@ -65,7 +65,9 @@ class WholeCursor(aiosqlite.Cursor):
 
 
 class PatientConnection(aiosqlite.Connection):
-    """An aiosqlite connection that never leaves a statement or a transaction behind."""
+    """An aiosqlite connection that never leaves a statement, a transaction or itself behind."""
+
+    _stopped: Future[Any] | None = None
 
     def cursor(self) -> WholeCursor:  # type: ignore[override]  # which may be awaited or entered; SQLAlchemy enters it
         return WholeCursor(self, self._conn.cursor())
@@ -79,12 +81,7 @@ class PatientConnection(aiosqlite.Connection):
             raise ValueError("Connection closed")
         work: Future[Any] = asyncio.get_running_loop().create_future()
         self._tx.put_nowait((work, partial(fn, *args, **kwargs)))
-        cancelled: asyncio.CancelledError | None = None
-        while not work.done():
-            try:
-                await asyncio.wait([work])
-            except asyncio.CancelledError as exc:
-                cancelled = exc
+        cancelled = await settled(work)
         if cancelled is not None:
             work.exception()  # who is cancelled does not ask for the result
             raise cancelled
@@ -94,39 +91,64 @@ class PatientConnection(aiosqlite.Connection):
         try:
             await super().rollback()
         except asyncio.CancelledError:
-            # It is done all the same. SQLAlchemy takes an exception here for a broken connection, so the cancellation
-            # is put off to the task's next await; uncancel() keeps the count right that asyncio.timeout() looks at.
-            task = asyncio.current_task()
-            if task is None:
-                raise
-            task.uncancel()
-            task.cancel()
+            _put_off()  # it is done all the same
 
     async def close(self) -> None:
-        if self._connection is not None:
-            with contextlib.suppress(sqlite3.Error, ValueError):
-                await self._execute(self._connection.rollback)
-        await super().close()
+        ended = self.stop()
+        if ended is not None and await settled(ended) is not None:
+            _put_off()
 
     async def ended(self) -> None:
         """Wait for the end of the thread, which was told to end: it needs the event loop until then."""
         await asyncio.to_thread(self._thread.join)
 
     def stop(self) -> Future[Any] | None:
-        connection = self._connection
-        if connection is not None:
-            self._tx.put_nowait((None, connection.rollback))
-        return super().stop()
+        """Let the thread roll back, close and end, however often this is called; returns what tells when it has."""
+        if self._running:
+            if self._connection is not None:
+                self._tx.put_nowait((None, self._connection.rollback))
+            self._stopped = super().stop()
+        return self._stopped
+
+
+async def settled(work: Future[Any]) -> asyncio.CancelledError | None:
+    """Wait until *work* is done, however often the task is cancelled; returns the last of these, for whoever waits."""
+    cancelled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError as exc:
+            cancelled = exc
+    return cancelled
+
+
+def _put_off() -> None:
+    """Let a cancellation that came meanwhile wait for the task's next await.
+
+    SQLAlchemy takes an exception here for a broken connection, or leaves the other ones of its pool open.
+    """
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()  # which keeps the count right that asyncio.timeout() looks at
+        task.cancel()
 
 
 async def connect(path: str) -> PatientConnection:
     """Open the file *path* in WAL mode; statements may run in any thread, one at a time."""
     connection = PatientConnection(partial(_open, path), ROWS_PER_FETCH)
-    try:
-        await connection
-    except BaseException:
+    opening = asyncio.create_task(_opened(connection))
+    cancelled = await settled(opening)
+    if opening.cancelled() or opening.exception() is not None:
         await connection.ended()
-        raise
+    elif cancelled is not None:
+        await connection.close()
+    if cancelled is not None:
+        raise cancelled
+    return opening.result()
+
+
+async def _opened(connection: PatientConnection) -> PatientConnection:
+    await connection
     return connection
 
 
