@@ -11,9 +11,13 @@ from typing import Any
 import pytest
 import rattler
 
+from ropewalk.client.environment import snapshot as snapshot_module
+from ropewalk.client.environment import sync
 from ropewalk.client.environment.conda import CondaPackage, conda_packages
 from ropewalk.client.environment.snapshot import Installed, snapshot
-from ropewalk.errors import FixItError
+from ropewalk.client.environment.sync import Software
+from ropewalk.errors import ConflictError, FixItError, VersionMismatchError
+from ropewalk.schemas.clusters import ClusterCreate
 from ropewalk.schemas.environments import CondaSpec, EnvironmentSpec, LockedPackage, Platform
 from ropewalk.server.environments.builder import BuildRequest, Credential, Target
 from ropewalk.server.environments.oci import conda, locking
@@ -233,6 +237,25 @@ def test_packages_that_pip_replaced_are_pips_and_folders_of_this_machine_are_tol
     assert hosted.spec.conda is None
     assert hosted.spec.pip == ["six==1.0"]
     assert [each.name for each in hosted.differences] == ["libx", "own"]
+
+
+async def test_what_has_to_be_the_same_and_is_from_nowhere_is_an_error_before_anything_is_built(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        sync, "conda_packages", lambda: [CondaPackage("numpy", "2.0", "0", "linux-64", None, True, True)]
+    )
+    monkeypatch.setattr(snapshot_module, "installed", lambda: [Installed("dask", "2")])
+    place = {"environment": "needed", "platform": "linux/amd64", "target": "ca-1", "conda": True}
+
+    async def ask(_: ClusterCreate) -> None:
+        raise ConflictError("The nodes would have other packages.", details=place)
+
+    # There is no server that could be asked for anything else.
+    software = Software(None, sync=True, versions="warn", step=print, say=print)  # type: ignore[arg-type] # on purpose
+    with pytest.raises(VersionMismatchError, match=r"numpy 2\.0: It was installed from a folder") as caught:
+        await software.ready("ada", ClusterCreate(), ask)
+    assert "versions='ignore'" in str(caught.value.advice)
 
 
 def test_an_index_of_wheels_is_not_asked_for_what_conda_has(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select
 
 from ropewalk.backends.memory import MemoryBackend
-from ropewalk.errors import FixItError
+from ropewalk.errors import FixItError, InputError
 from ropewalk.server.cloud_accounts.registry import Backends
 from ropewalk.server.db.models import Account, CloudAccount
 from ropewalk.server.environments.builder import Target
@@ -19,6 +19,7 @@ from ropewalk.server.environments.builders import find_builder, image_builder
 from ropewalk.server.environments.oci.blobs import Blobs, digest_of
 from ropewalk.server.environments.oci.image import CONFIG_TYPE, Descriptor, Made
 from ropewalk.server.environments.oci.push import push
+from ropewalk.server.environments.places import asked_platform, platform_of
 from tests.support import registry as registries
 from tests.support.api import Api
 from tests.support.registry import HASHED, PASSWORD, USERNAME, Registry
@@ -36,6 +37,31 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
 @pytest.fixture
 def backends() -> Backends:
     return Backends({"kubernetes": MemoryBackend()})
+
+
+@pytest.mark.parametrize(
+    ("backend", "settings", "options", "asked", "otherwise"),
+    [
+        ("aws", {}, {}, None, "linux/amd64"),
+        ("aws", {"architecture": "ARM64"}, {}, None, "linux/arm64"),
+        ("aws", {"architecture": "ARM64"}, {"architecture": "X86_64"}, "linux/amd64", "linux/arm64"),
+        ("kubernetes", {}, {"node_selector": {"kubernetes.io/arch": "arm64"}}, "linux/arm64", "linux/amd64"),
+        ("kubernetes", {}, {"node_selector": {"pool": "batch"}}, None, "linux/amd64"),
+        ("local", {}, {}, None, "linux/amd64"),
+    ],
+)
+def test_clusters_say_what_processors_their_environment_is_for(
+    backend: str, settings: dict[str, Any], options: dict[str, Any], asked: str | None, otherwise: str
+) -> None:
+    cloud = CloudAccount(backend=backend, settings=settings)
+    assert (asked_platform(cloud, options), platform_of(cloud)) == (asked, otherwise)
+
+
+def test_an_environment_is_one_image_for_scheduler_and_workers() -> None:
+    options = {"worker": {"node_selector": {"kubernetes.io/arch": "arm64"}}}
+    with pytest.raises(InputError, match="one image") as caught:
+        asked_platform(CloudAccount(backend="kubernetes", settings={}), options)
+    assert caught.value.field == "backend_options.node_selector"
 
 
 async def test_images_of_kubernetes_go_to_the_registry_that_was_named(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -27,8 +28,10 @@ async def bring(scheduler: rpc, archive: bytes, digest: str) -> None:
     """
     for_scheduler, for_workers = _plugins(archive, digest)
     name = f"{NAME}-{secrets.token_hex(4)}"  # another name each time: an earlier one is not put in its place silently
-    await scheduler.register_scheduler_plugin(plugin=dumps(for_scheduler), name=name, idempotent=False)
-    await scheduler.register_worker_plugin(plugin=dumps(for_workers), name=NAME, idempotent=False)
+    await asyncio.gather(
+        scheduler.register_scheduler_plugin(plugin=dumps(for_scheduler), name=name, idempotent=False),
+        scheduler.register_worker_plugin(plugin=dumps(for_workers), name=NAME, idempotent=False),
+    )
 
 
 def _plugins(archive: bytes, digest: str) -> tuple[SchedulerPlugin, WorkerPlugin]:
