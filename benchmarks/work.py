@@ -10,7 +10,7 @@ from typing import Any
 from distributed import Client, LocalCluster, Security
 
 from benchmarks.measure import Result, alternate
-from benchmarks.program import Server, server, wait_warm
+from benchmarks.program import Server, server, users_folder, wait_warm
 from ropewalk import Cluster
 
 WORKERS, TASKS = 2, 10_000
@@ -20,7 +20,7 @@ ROW_BYTES = 16
 
 def run(runs: int) -> list[Result]:
     """Measure on two clusters that live side by side; only one works at a time."""
-    with server() as here:
+    with users_folder(), server() as here:
         wait_warm(here)
         with hosted(here) as mine, local() as other:
             for client in (mine, other):

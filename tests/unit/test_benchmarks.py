@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -14,9 +15,10 @@ import pytest
 from benchmarks import __main__ as program
 from benchmarks import imports, many, plots, server
 from benchmarks.measure import Result, alternate, table
-from benchmarks.program import bounded, end_nodes, ended_with_us, nodes, wait_gone
+from benchmarks.program import bounded, end_nodes, ended_with_us, nodes, users_folder, wait_gone
 from sqlalchemy import create_engine
 
+from ropewalk.client.environment.modules import local_modules
 from tests.support.waiting import wait_until
 
 
@@ -38,6 +40,14 @@ def test_a_ratio_is_of_medians_so_that_one_bad_run_does_not_count() -> None:
     assert sides.ratio("name", 0.5).ratio == 0.5
     assert sides.ratio("name", 0.5).ok
     assert not sides.ratio("name", 0.4).ok
+
+
+def test_nothing_of_this_checkout_comes_along_to_the_nodes_that_are_measured() -> None:
+    before = list(sys.path)
+    with users_folder():
+        names = local_modules(main=__file__).names
+    assert sys.path == before
+    assert list(names.values()) == [["helpers"]]
 
 
 def test_the_table_marks_what_is_above_its_limit() -> None:
