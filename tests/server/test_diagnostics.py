@@ -34,7 +34,12 @@ async def test_an_operator_sees_the_whole_server_and_no_secret(api: Api) -> None
     assert found["settings"]["metrics_token"] == "********"
     assert found["database"]["kind"] in ("sqlite", "postgresql")
     assert 0 < found["database"]["seconds"] < 60
-    assert {loop["name"]: loop["running"] for loop in found["loops"]} == {"claim": True, "renew": True, "sweep": True}
+    assert {loop["name"] for loop in found["loops"]} == {
+        *("claim", "renew", "sweep"),
+        *("claim cloud accounts", "renew cloud accounts"),
+        *("claim builds", "renew builds", "tidy environments"),
+    }
+    assert all(loop["running"] and not loop["failures"] and loop["problem"] is None for loop in found["loops"])
     assert found["orphans"] == found["working_on"] == 0
     (backend,) = found["backends"]
     assert backend["report"]["items"][0]["status"] == "ok"

@@ -16,7 +16,7 @@ async def test_a_started_server_is_alive_and_ready(api: Api) -> None:
     assert (await api.client.get("/healthz")).json()["status"] == "ok"
     response = await api.client.get("/readyz")
     assert response.status_code == 200
-    parts = dict.fromkeys(("database", "reconciler", "cloud accounts", "server"), "ok")
+    parts = dict.fromkeys(("database", "reconciler", "cloud accounts", "software environments", "server"), "ok")
     assert response.json() == {"status": "ready", "parts": parts}
 
 
@@ -27,6 +27,14 @@ async def test_a_stopped_reconciler_makes_it_not_ready(api: Api, app: FastAPI) -
     assert response.json()["parts"]["reconciler"] == "is not running"
     assert response.headers["Retry-After"]
     assert (await api.client.get("/healthz")).status_code == 200
+
+
+async def test_a_server_that_builds_nothing_is_not_ready(api: Api, app: FastAPI) -> None:
+    await app.state.environments.stop()
+    response = await api.client.get("/readyz")
+    assert response.status_code == 503
+    wrong = {name: found for name, found in response.json()["parts"].items() if found != "ok"}
+    assert wrong == {"software environments": "are not built"}
 
 
 async def test_a_stopping_server_is_not_ready(api: Api) -> None:

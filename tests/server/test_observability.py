@@ -23,6 +23,14 @@ from tests.support.clock import FakeClock
 from tests.support.waiting import eventually
 
 CLUSTERS = "/api/v1/accounts/ada/clusters"
+CLUSTERS_LOOPS = {"claim", "renew", "sweep"}
+OTHER_LOOPS = {
+    "claim cloud accounts",
+    "renew cloud accounts",
+    "claim builds",
+    "renew builds",
+    "tidy environments",
+}
 
 
 @pytest.fixture
@@ -115,7 +123,7 @@ async def test_diagnostics_tell_of_leases_loops_and_backends_of_a_server_at_work
     (lease,) = found["leases"]
     assert (lease["mine"], lease["clusters"], lease["owner"]) == (True, 1, app.state.reconciler.owner)
     assert (found["working_on"], found["linked"]) == (1, 1)
-    assert {loop["name"] for loop in found["loops"] if loop["running"]} == {"claim", "renew", "sweep"}
+    assert {loop["name"] for loop in found["loops"] if loop["running"]} == CLUSTERS_LOOPS | OTHER_LOOPS
     assert next(loop["last_success"] for loop in found["loops"] if loop["name"] == "claim") is not None
 
     async def broken(_backend: MemoryBackend) -> None:
@@ -127,8 +135,44 @@ async def test_diagnostics_tell_of_leases_loops_and_backends_of_a_server_at_work
         (await session.scalars(select(Cluster))).one().lease_owner = "another"
     found = (await ada.client.get("/api/v1/diagnostics")).json()
     assert [(lease["mine"], lease["owner"]) for lease in found["leases"]] == [(False, "another")]
-    assert not any(loop["running"] for loop in found["loops"])
+    assert {loop["name"] for loop in found["loops"] if loop["running"]} == OTHER_LOOPS
     assert [item["problem"] for item in found["backends"]] == ["The check failed with ZeroDivisionError."]
+
+
+@pytest.mark.parametrize("part", ["cloud_accounts", "environments"])
+async def test_a_loop_that_fails_says_why_until_it_works_again(
+    api: Api, app: FastAPI, ada: Person, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    name = {"cloud_accounts": "claim cloud accounts", "environments": "claim builds"}[part]
+
+    async def told() -> dict[str, Any]:
+        found = (await ada.client.get("/api/v1/diagnostics")).json()["loops"]
+        loop: dict[str, Any] = next(loop for loop in found if loop["name"] == name)
+        return loop
+
+    async def works() -> bool:
+        loop = await told()
+        return loop["last_success"] is not None and loop["problem"] is None
+
+    async def fails() -> bool:
+        api.context.wakeups.wake("*")
+        return (await told())["problem"] is not None
+
+    await eventually(works)
+
+    async def refused(*_: Any) -> None:
+        raise OSError("The disk is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"ropewalk.server.{part}.leases.claim", refused)
+        await eventually(fails)
+        loop = await told()
+        assert (loop["problem"], loop["running"], loop["failures"] > 0) == ("The disk is full.", True, True)
+        assert (await numbers(api))[f'ropewalk_retries_total{{loop="{name}"}}'] == loop["failures"]
+    api.context.wakeups.wake("*")
+    await eventually(works)
+    assert (await told())["failures"] > 0
+    assert (await numbers(api))[f'ropewalk_loop_last_success_seconds{{loop="{name}"}}'] > 0
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ class LoopDiagnostics(Schema):
     name: str
     running: bool
     last_success: datetime | None = Field(description="When it last did its work; null: not yet since the start.")
+    failures: int = Field(default=0, description="Rounds that failed since the start.")
+    problem: str | None = Field(default=None, description="Why its last round failed; null: it did not.")
 
 
 class LeaseDiagnostics(Schema):

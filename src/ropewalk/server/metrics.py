@@ -66,7 +66,7 @@ class Metrics:
         self.links = Gauge("ropewalk_links", "Schedulers that this server hears.", registry=self.registry)
         self.loop_runs = Gauge(
             "ropewalk_loop_last_success_seconds",
-            "When a loop of the reconciler last did its work (seconds since 1970).",
+            "When a loop of the server last did its work (seconds since 1970).",
             ("loop",),
             registry=self.registry,
         )

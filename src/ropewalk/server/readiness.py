@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
@@ -12,28 +12,23 @@ from ropewalk.server.db import migrate
 
 if TYPE_CHECKING:
     from ropewalk.server.context import Context
+    from ropewalk.server.leases.loops import Loops
 
-__all__ = ["CHECK_SECONDS", "Loops", "readiness"]
+__all__ = ["CHECK_SECONDS", "readiness"]
 
 CHECK_SECONDS = 3.0
 """A database that takes longer than this to answer a trivial question is not ready."""
 
 
-class Loops(Protocol):
-    """What works in the background."""
-
-    @property
-    def running(self) -> bool:
-        """Whether all of its loops run."""
-        ...
-
-
-async def readiness(context: Context, reconciler: Loops, cloud_accounts: Loops) -> dict[str, str | None]:
+async def readiness(
+    context: Context, *, clusters: Loops, cloud_accounts: Loops, environments: Loops
+) -> dict[str, str | None]:
     """Return for each part what is wrong with it, or None."""
     return {
         "database": await _database(context),
-        "reconciler": None if reconciler.running else "is not running",
+        "reconciler": None if clusters.running else "is not running",
         "cloud accounts": None if cloud_accounts.running else "are not worked on",
+        "software environments": None if environments.running else "are not built",
         "server": "is stopping" if context.stopping.is_set() else None,
     }
 

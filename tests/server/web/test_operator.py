@@ -50,8 +50,11 @@ async def test_teams_are_made_and_limited(api: Api) -> None:
     await root.open("/operator/accounts")
     await root.submit("/operator/accounts", slug="physics", core_limit="64")
     assert "It was made" in root.text
-    page = await root.submit("/operator/accounts/physics/limit", core_limit="32")
-    assert 'id="limit-physics" name="core_limit" size="7" inputmode="numeric" value="32"' in page.text
+    assert 'href="/accounts/physics/team#account"' in root.page.text, "where its limit is changed"
+    await root.open("/accounts/physics/team")
+    await root.submit("/accounts/physics/team/limit", core_limit="32")
+    await root.open("/operator/accounts")
+    assert "physics team 0 32 Change" in root.text
     for fields, field in (
         ({"slug": "physics"}, "slug"),
         ({"slug": "No Name"}, "slug"),
@@ -60,9 +63,6 @@ async def test_teams_are_made_and_limited(api: Api) -> None:
         page = await root.submit("/operator/accounts", **fields)
         assert page.status_code in (409, 422)
         assert f'id="{field}"' in page.text.split("aria-invalid")[0].rpartition("<input")[2]
-    page = await root.submit("/operator/accounts/physics/limit", core_limit="many")
-    assert page.status_code == 422
-    assert 'id="limit-physics"' in page.text.split("aria-invalid")[0].rpartition("<input")[2]
 
 
 async def test_users_are_made_locked_out_promoted_and_given_a_password(api: Api) -> None:
@@ -128,8 +128,20 @@ async def test_health_says_what_works_and_what_does_not(api: Api) -> None:
     ):
         assert part in root.text or part == "sqlite", part
     assert "encryption_key" in root.text
+    for part in ("cloud accounts", "software environments"):
+        assert f"{part} ok" in root.text
+    for part in ("claim cloud accounts runs", "tidy environments runs"):
+        assert part in root.text, part
     await root.open("/operator/health?check=true")
     assert "checked just now" in root.text
+    api.app.state.environments.loops.failed("renew builds", OSError("The <disk> is full."))
+    page = await root.open("/operator/health")
+    assert "renew builds fails The <disk> is full." in root.text
+    assert "The &lt;disk&gt; is full." in page.text
+    await api.app.state.environments.stop()
+    await root.open("/operator/health")
+    assert "software environments are not built" in root.text
+    assert "claim builds has ended" in root.text
     async with api.context.db.transaction() as session:
         row = await session.get_one(CloudAccount, "ca-hosted")
         row.unreachable = "The <key> was revoked."

@@ -22,4 +22,6 @@ async def get_diagnostics(
     _caller: Annotated[Caller, require(Permission.INSTALLATION_DIAGNOSTICS_READ)],
 ) -> ServerDiagnostics:
     """Return versions, settings, loops, leases, orphans and a check of each backend; secrets are hidden."""
-    return await diagnose(context, request.app.state.reconciler)
+    state = request.app.state
+    loops = (state.reconciler.loops, state.cloud_accounts.loops, state.environments.loops)
+    return await diagnose(context, state.reconciler, loops)

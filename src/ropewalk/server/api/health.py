@@ -30,7 +30,13 @@ async def healthz() -> dict[str, str]:
 @router.get("/readyz", dependencies=[public(Permission.PUBLIC_HEALTH_READ)], responses={503: {}})
 async def readyz(request: Request, context: ContextDep) -> JSONResponse:
     """It can serve: 200, or 503 with the parts that are not ready."""
-    problems = await readiness(context, request.app.state.reconciler, request.app.state.cloud_accounts)
+    state = request.app.state
+    problems = await readiness(
+        context,
+        clusters=state.reconciler.loops,
+        cloud_accounts=state.cloud_accounts.loops,
+        environments=state.environments.loops,
+    )
     parts = {name: problem or "ok" for name, problem in problems.items()}
     ready = not any(problems.values())
     body = {"status": "ready" if ready else "not ready", "parts": parts}

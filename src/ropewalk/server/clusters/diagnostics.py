@@ -6,6 +6,7 @@ import asyncio
 import importlib.metadata
 import platform
 import time
+from collections.abc import Iterable
 
 from sqlalchemy import func, select, text
 
@@ -21,6 +22,7 @@ from ropewalk.schemas.diagnostics import (
 from ropewalk.server.clusters.reconciler import Reconciler
 from ropewalk.server.context import Context
 from ropewalk.server.db.models import CloudAccount, Cluster
+from ropewalk.server.leases.loops import Loops
 
 CHECK_SECONDS = 20.0
 """For the check of one cloud account; they run at the same time."""
@@ -38,12 +40,15 @@ PACKAGES = (
 )
 
 
-async def diagnose(context: Context, reconciler: Reconciler, *, check: bool = True) -> ServerDiagnostics:
+async def diagnose(
+    context: Context, reconciler: Reconciler, loops: Iterable[Loops], *, check: bool = True
+) -> ServerDiagnostics:
     """Look at everything once.
 
     Args:
         context: The server's services.
         reconciler: This server's.
+        loops: Of all parts of this server.
         check: Ask each cloud account now, which takes a while; otherwise, what its last check found.
     """
     working = reconciler.working()
@@ -55,7 +60,7 @@ async def diagnose(context: Context, reconciler: Reconciler, *, check: bool = Tr
         settings=context.settings.shown(),
         time=context.clock.now(),
         database=await _database(context),
-        loops=reconciler.loops.told(),
+        loops=[each for part in loops for each in part.told()],
         leases=await _leases(context, reconciler.owner),
         working_on=len(working),
         linked=sum(working.values()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from functools import partial
@@ -36,7 +37,7 @@ class Loops:
         self.last_success: dict[str, datetime] = {}
         """When each loop last did its work."""
         self._context = context
-        self._failures: dict[str, int] = {}
+        self._failures: Counter[str] = Counter()
         self._problems: dict[str, str] = {}
 
     @property
@@ -71,6 +72,8 @@ class Loops:
                 name=name,
                 running=not task.done(),
                 last_success=self.last_success.get(name),
+                failures=self._failures[name],
+                problem=self._problems.get(name),
             )
             for name, task in self.tasks.items()
         ]
@@ -80,7 +83,9 @@ class Loops:
         self._context.metrics.reconcile_errors.labels(type(error).__name__).inc()
         self._context.metrics.retries.labels(what).inc()
         expected = isinstance(error, SQLAlchemyError | OSError | RopewalkError)
-        text = (str(error).splitlines() or [""])[0]
+        text = (str(error).splitlines() or [""])[0] if expected else type(error).__name__
+        self._failures[what] += 1
+        self._problems[what] = text
         log.warning("loop.failed", what=what, error=text, exc_info=None if expected else error)
 
     async def _run(self, name: str, work: Step, pause: Step) -> None:
@@ -93,5 +98,6 @@ class Loops:
             await pause()
 
     def _done(self, name: str) -> None:
+        self._problems.pop(name, None)
         self.last_success[name] = now = self._context.clock.now()
         self._context.metrics.loop_runs.labels(name).set(now.timestamp())

@@ -37,14 +37,19 @@ PAGE = 50
 async def health(context: ContextDep, visit: Watcher, request: Request, *, check: bool = False) -> Response:
     """Show whether everything works; *check* asks each cloud account now."""
     state = request.app.state
+    loops = {
+        "clusters": state.reconciler.loops,
+        "cloud_accounts": state.cloud_accounts.loops,
+        "environments": state.environments.loops,
+    }
     return await show(
         context,
         visit,
         "operator-health.html",
         here="operator",
         tab="health",
-        parts_of=await readiness(context, state.reconciler, state.cloud_accounts),
-        found=await diagnose(context, state.reconciler, check=check),
+        parts_of=await readiness(context, **loops),
+        found=await diagnose(context, state.reconciler, loops.values(), check=check),
         numbers=context.metrics.glance(),
         checked=check,
         now=context.clock.now(),
