@@ -6,10 +6,13 @@ import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support import packages
 from tests.support.installation import Installation, copied, made, python_path
+from tests.support.packages import make_wheel
 from tests.support.server_process import server_process
 from tests.support.waiting import wait_until
 
@@ -123,3 +126,34 @@ def test_a_cluster_outlives_its_server_and_is_adopted_by_the_next(installation: 
         installation.wait_for(server, "stopped")
         assert not installation.nodes()
         server.stop()
+
+
+def test_a_build_of_an_environment_is_continued_at_whatever_step_the_server_was_killed(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("dask", "distributed"):
+        make_wheel(tmp_path / "index", name)
+    with packages.served(tmp_path / "index") as site:
+        spec = {"pip": ["dask", "distributed"], "index_url": f"{site.url}/simple/"}
+        wish = ("POST", "accounts/ada/environments", {"name": "env", "spec": spec})
+        for point, requests in (("resolve.after", [wish]), ("fill.after", []), ("venv.after", [])):
+            installation.crash(point, monkeypatch, *requests)
+        with server_process(installation.data_dir) as server:
+            server.wait_ready()
+
+            def built() -> dict[str, Any] | None:
+                found: dict[str, Any] = installation.ask(server, "GET", "accounts/ada/environments/env")
+                return found if found["state"] == "ready" else None
+
+            found = wait_until(built, within=120) or {}
+            server.stop()
+    (version,) = found["versions"]
+    (build,) = version["builds"]
+    assert [each["name"] for each in version["packages"]] == ["dask", "distributed"]
+    assert build["reason"] is None
+    places = [
+        path for path in (installation.data_dir / "local/environments/venvs").iterdir() if path.name[:4] != "tmp-"
+    ]
+    assert len(places) == 1
+    assert (places[0] / "ropewalk.json").exists(), "what is in its place is complete"
+    assert not list((installation.data_dir / "local/environments/running").iterdir())

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from ropewalk.server.environments.oci.blobs import Blobs, disk_errors
 from ropewalk.server.environments.oci.maker import ImageBuilder
 from ropewalk.server.environments.oci.sources import Registries
 from tests.images.conftest import OnePlace, Said, layer, no_sleep, opened, put_image
-from tests.support import packages
+from tests.support import crashing_build, packages
 from tests.support.packages import Site, make_wheel
 from tests.support.registry import Proxy, Registry
 
@@ -257,6 +258,54 @@ class TestFaults:
         monkeypatch.setattr(Blobs, "writer", no_room)
         with pytest.raises(FixItError, match="no room on the disk"):
             await world.build("distributed", "another")
+
+    async def test_on_a_disk_that_is_full_nothing_half_made_stays_and_what_was_done_is_not_done_twice(
+        self, world: World, tmp_path: Path
+    ) -> None:
+        if os.geteuid() != 0:
+            pytest.skip("only root on Linux can run programs as other users, or mount a small disk")
+        folder = tmp_path / "small"
+        folder.mkdir()
+        mount = ("/bin/mount", "-t", "tmpfs", "tmpfs", str(folder), "-o")
+        subprocess.run([*mount, "size=20m"], check=True)  # noqa: ASYNC221 - takes no time
+        try:
+            small = world.elsewhere(folder)
+            with pytest.raises((FixItError, TryAgainError), match="disk"):
+                await small.build("distributed")
+            half = [path for part in ("scratch", "blobs/partial") for path in (folder / part).glob("*")]
+            assert not half
+            subprocess.run([*mount, "remount,size=200m"], check=True)  # noqa: ASYNC221 - as above
+            assert (await small.build("distributed"))["image"]
+        finally:
+            subprocess.run(["/bin/umount", "--lazy", str(folder)], check=True)  # noqa: ASYNC221 - as above
+
+    async def test_a_build_is_completed_at_whatever_step_the_server_was_killed(
+        self, world: World, tmp_path: Path
+    ) -> None:
+        other = world.elsewhere(tmp_path / "killed")
+        request = other.request("distributed")
+        facts = tmp_path / "facts.json"
+        known = {"folder": str(other.builder.folder), "host": world.proxy.host, "base": world.builder.base}
+        facts.write_text(json.dumps({**known, "spec": request.spec.model_dump(mode="json")}))
+        for point in crashing_build.POINTS:
+            command = (sys.executable, "-m", "tests.support.crashing_build", point, str(facts))
+            done = await asyncio.create_subprocess_exec(*command, cwd=Path(__file__).parents[2])
+            assert await done.wait() == -9, point
+        found = await other.builder.build(request, world.said)
+        assert found.reused, "the last one died when all was done"
+        assert found.details["digest"] == (await world.build("distributed"))["digest"]
+
+    async def test_a_layer_that_was_damaged_on_the_servers_disk_is_found_out_and_made_again(
+        self, world: World, registry: Registry
+    ) -> None:
+        first = await world.build("distributed")
+        registry.forget("team/images")
+        damaged = max(world.builder._blobs.folder.glob("sha256/*"), key=lambda path: path.stat().st_size)
+        damaged.write_bytes(bytes(damaged.stat().st_size))
+        with pytest.raises(TryAgainError, match="cache is damaged; it is made again"):
+            await world.build("distributed")
+        again = await world.build("distributed")
+        assert again["digest"] == first["digest"]
 
     async def test_credentials_of_an_index_open_it_and_appear_nowhere(self, world: World, tmp_path: Path) -> None:
         private = tmp_path / "private"

@@ -3,7 +3,9 @@
 With ``CRASH_SIGNAL``, the name of a signal, it sends itself that one instead, once.
 
 Points are ``commit:N`` (right after the N-th write of the reconciler), ``launch.before``, ``launch.after``,
-``stop.before`` and ``stop.after`` (around the backend's work, the last two of them before anything is recorded).
+``stop.before`` and ``stop.after`` (around the backend's work, the last two of them before anything is recorded); of
+builds of virtual environments ``resolve.after``, ``fill.after`` (it is complete, under another name) and
+``venv.after`` (it is in its place, and not recorded).
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from typing import Any
 from ropewalk.backends.local.backend import LocalBackend
 from ropewalk.cli.main import main
 from ropewalk.server.clusters import actor, leases
+from ropewalk.server.environments import resolve, venvs
+from ropewalk.server.environments.venvs import VenvBuilder
 
 POINT = os.environ.pop("CRASH_AT")
 SIGNAL = signal.Signals[os.environ.pop("CRASH_SIGNAL", "SIGKILL")]
@@ -56,6 +60,9 @@ if __name__ == "__main__":
         (actor, "fenced", _fenced),
         (LocalBackend, "launch", _around("launch", LocalBackend.launch)),
         (LocalBackend, "stop", _around("stop", LocalBackend.stop)),
+        (venvs, "resolve", _around("resolve", resolve.resolve)),
+        (VenvBuilder, "_fill", _around("fill", VenvBuilder._fill)),
+        (VenvBuilder, "build", _around("venv", VenvBuilder.build)),
     ):
         setattr(holder, name, replacement)
     main()

@@ -94,6 +94,14 @@ class Blobs:
     def forget(self, digest: str) -> None:
         self.path(digest).unlink(missing_ok=True)
 
+    def verify(self, digest: str) -> bool:
+        """Whether a blob is there, and has the bytes that it should have; it is gone if not."""
+        with contextlib.suppress(FileNotFoundError), self.path(digest).open("rb") as stream:
+            if f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}" == digest:
+                return True
+        self.forget(digest)
+        return False
+
     # Small facts: what is known under a key, such as the layer that some packages became.
 
     def fact(self, key: str) -> Any:

@@ -140,6 +140,8 @@ async def _send(store: Store, blob: Descriptor, blobs: Blobs) -> None:
             lost = error
         else:
             return
+    if not await asyncio.to_thread(blobs.verify, blob.digest):
+        raise TryAgainError(f"The blob {blob.digest} in the server's cache is damaged; it is made again.") from lost
     raise TryAgainError(
         f"The registry lost the blob {blob.digest} {FRESH_STARTS} times, or other bytes than were sent arrived there.",
         delay=60.0,
