@@ -1,4 +1,4 @@
-"""Writes a history of clusters into the database of a server that runs: making so many would take hours."""
+"""Writes a history into the database of a server that runs: clusters by the thousand, what would take long to build."""
 
 from __future__ import annotations
 
@@ -8,8 +8,19 @@ from pathlib import Path
 from sqlalchemy import create_engine, insert, select
 from sqlalchemy.orm import Session
 
+from ropewalk.schemas.environments import EnvironmentSpec, Lock, LockedPackage
 from ropewalk.server.cloud_accounts.service import HOSTED_ID
-from ropewalk.server.db.models import Account, Cluster, Node, User, WebSession, new_id
+from ropewalk.server.db.models import (
+    Account,
+    Cluster,
+    Environment,
+    EnvironmentBuild,
+    EnvironmentVersion,
+    Node,
+    User,
+    WebSession,
+    new_id,
+)
 
 PROJECTS = ("apollo", "gemini", "<img src=x onerror=alert(1)>")
 
@@ -68,6 +79,35 @@ def _node(cluster: str, number: int, began: datetime, ended: datetime) -> dict[s
         "ready_at": began,
         "stopped_at": ended,
     }
+
+
+def software_environment(data: Path, name: str) -> str:
+    """Write down an environment of ada's with a good version and one that failed; return the id of the good build."""
+    engine = create_engine(f"sqlite:///{data / 'ropewalk.db'}")
+    now, pip = datetime.now(UTC), ["dask[distributed]==2026.8.0", "six==99"]
+    ids = {"environment": new_id("en"), "builds": [new_id("eb"), new_id("eb")]}
+    with Session(engine) as session, session.begin():
+        account = session.scalars(select(Account.id).where(Account.slug == "ada")).one()
+        user = session.scalars(select(User.id).where(User.username == "ada")).one()
+        times = {"created_at": now, "updated_at": now, "used_at": now}
+        own = {"id": ids["environment"], "account_id": account, "creator_id": user, "name": name, **times}
+        session.execute(insert(Environment), [{**own, "private": False, "managed": False, "good": 1, "latest": 2}])
+        for number, state in ((1, "ready"), (2, "failed")):
+            spec = EnvironmentSpec(pip=pip[:number], python="3.12")
+            reason = "The packages could not be resolved. Loosen one." if state == "failed" else None
+            version = {"id": new_id("ev"), "environment_id": ids["environment"], "number": number, "creator": "ada"}
+            facts = {"spec_hash": spec.hash, "state": state, "reason": reason, "created_at": now}
+            session.execute(insert(EnvironmentVersion), [{**version, **facts, "spec": spec.model_dump(mode="json")}])
+            packages = [LockedPackage(name=f"package-{each}", version="1.2.3") for each in range(30)]
+            lock = Lock(python="3.12", platform="linux/amd64", packages=packages).model_dump(mode="json")
+            build = {"id": ids["builds"][number - 1], "version_id": version["id"], "account_id": account}
+            place = {"cloud_account_id": HOSTED_ID, "target": "local", "platform": "linux/amd64", "attempts": 0}
+            made = {"lock": lock if state == "ready" else None, "details": {"size": 2**28}, "started_at": now}
+            done = {"finished_at": now, "spec_hash": spec.hash, "state": state, "reason": reason, "fence": 0}
+            rest = {"created_at": now, "used_at": now, "fresh": False, "reused": False}
+            session.execute(insert(EnvironmentBuild), [{**build, **place, **made, **done, **rest}])
+    engine.dispose()
+    return str(ids["builds"][0])
 
 
 def end_sessions(data: Path) -> None:

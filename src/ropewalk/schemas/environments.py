@@ -23,7 +23,7 @@ _NORMAL = re.compile(r"[-_.]+")
 _REQUIREMENT = re.compile(r"\s*([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(\[[^\]]*\])?\s*(.*)")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _RESERVED_ENV = re.compile(r"ROPEWALK_.*|LD_PRELOAD|PYTHONHOME")
-_CREDENTIALS = re.compile(r"://[^/\s]*@|://[^/\s]+/t/[^/\s]+/")
+CREDENTIALS = re.compile(r"://[^/\s]*@|://[^/\s]+/t/[^/\s]+/")
 """A user name or password in an address, or a token as anaconda.org has them."""
 
 Platform = Literal["linux/amd64", "linux/arm64"]
@@ -56,7 +56,7 @@ def _requirement(value: str) -> str:
 
 
 def _without_password(value: str) -> str:
-    if _CREDENTIALS.search(value):
+    if CREDENTIALS.search(value):
         # Not shown: it holds a password.
         raise ValueError(
             "an address holds a user name or password, or a token: take it out, and store it as credentials instead"

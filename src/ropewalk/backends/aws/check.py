@@ -226,16 +226,26 @@ def _counts(findings: Sequence[_Finding], features: frozenset[Feature]) -> Check
     unknown = sum(item.verdict == Verdict.UNKNOWN for item in findings)
     needed = [item.permission.action for item in denied if item.permission.needed(features)]
     counts = f"{len(findings) - len(denied) - unknown} of {len(findings)} actions are allowed"
-    counts += f", {unknown} are unknown" if unknown else ""
+    counts += f", {unknown} {_are(unknown)} unknown" if unknown else ""
     if not denied:
         status = CheckStatus.UNKNOWN if 2 * unknown > len(findings) else CheckStatus.OK
         return CheckItem(name="permissions", status=status, message=f"{counts}, none is denied.")
-    text = f"{counts}, {len(denied)} are denied; clusters cannot run without {len(needed)} of these."
+    text = f"{counts}, {len(denied)} {_are(len(denied))} denied; {_meaning(len(denied), len(needed))}."
     status = CheckStatus.FAILED if needed else CheckStatus.WARNING
     advice = (
         "Add the policy at the end of this report to the key's user; `ropewalk cloud-account policy aws` prints all."
     )
     return CheckItem(name="permissions", status=status, message=text, advice=advice, details={"needed": needed})
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def _meaning(denied: int, needed: int) -> str:
+    if denied == 1:
+        return "clusters cannot run without it" if needed else "clusters can run without it"
+    return f"clusters cannot run without {needed} of these" if needed else "clusters can run without them"
 
 
 def _missing(findings: Sequence[_Finding]) -> dict[str, Any] | None:

@@ -94,7 +94,9 @@ async def set_key(context: ContextDep, visit: Setter, request: Request) -> Respo
         await setting.set_cloud_account(context, visit.caller, wish, address_of(request))
     except (InputError, ConflictError, UnavailableError) as exc:
         field = cloud_forms.marked(exc.field)
-        return await _page(context, visit, typed, status=exc.http_status, error=str(exc), field=field)
+        # Messages are for the command line, too; whoever reads this one has the form before them.
+        error = str(exc).replace("with `ropewalk cloud-account set aws`", "here")
+        return await _page(context, visit, typed, status=exc.http_status, error=error, field=field)
     await service.check_cloud_account(context, visit.caller)
     return done(address(visit, "/check"), "cloud-set")
 

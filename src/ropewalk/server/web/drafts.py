@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 from fastapi.responses import RedirectResponse
 
+from ropewalk.schemas.environments import CREDENTIALS
 from ropewalk.server.web.deps import PageRoute
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ KEPT = frozenset(
 MAX_ADDRESS = 1900
 """Characters: the sign-in page takes up to 2,000 to go back to."""
 
-_PASSWORD = re.compile(r"://[^/\s]*@")
 _KEY_ID = re.compile(r"AKIA[A-Z0-9]{16}")
 
 
@@ -57,7 +57,7 @@ class DraftRoute(PageRoute):
 def _typed(form: Mapping[str, object]) -> dict[str, str]:
     given = {name: value for name, value in form.items() if name in KEPT and isinstance(value, str) and value}
     # A password in the address of a package is refused by the form; it must not get into an address here, either.
-    typed = {name: value for name, value in given.items() if not _PASSWORD.search(value)}
+    typed = {name: value for name, value in given.items() if not CREDENTIALS.search(value)}
     if "access_key_id" in typed:
         typed["access_key_id"] = key_id(typed["access_key_id"])
     return typed

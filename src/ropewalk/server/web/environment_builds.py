@@ -57,7 +57,7 @@ async def show_build(context: ContextDep, visit: Reader, build: str) -> Response
 async def follow(context: ContextDep, visit: Reader, request: Request, build: str) -> Response:
     """Send the log's end and what is written after it, and say when the build comes further, until it is over."""
     found = await builds.get(context, visit.caller, build)
-    stream = _follow(context, visit, request.cookies[cookie_name(context)], found)
+    stream = following(context, visit, request.cookies[cookie_name(context)], found)
     return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
@@ -108,7 +108,7 @@ def marked(lines: list[str]) -> Iterator[dict[str, Any]]:
         yield {"text": line, "level": level or ("warning" if lower.startswith("warn") else "")}
 
 
-async def _follow(context: Context, visit: AccountVisit, cookie: str, build: EnvironmentBuild) -> AsyncIterator[str]:
+async def following(context: Context, visit: AccountVisit, cookie: str, build: EnvironmentBuild) -> AsyncIterator[str]:
     wakeups, log = context.wakeups, Lines(context, visit.caller, build)
     with wakeups.subscribe(log_topic(build.id)) as written, wakeups.subscribe(f"events:{build.id}") as happened:
         # A browser that comes back has missed something: it gets the end of the log and the state anew.

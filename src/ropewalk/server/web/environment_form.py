@@ -39,7 +39,7 @@ LABELS = {
 TEXTS = tuple(name for name in LABELS if name not in ("file", "credentials", "wheels"))
 """What is typed; the others are chosen."""
 
-_PASSWORD = re.compile(r"://[^/\s@]*@")
+_PASSWORD = re.compile(r"(://)[^/\s]*@|(://[^/\s]+/)t/[^/\s]+/")
 _WHERE = re.compile(r"^The software environment is wrong at [\w.-]+: (?:pip: |wheels: )?")
 
 
@@ -55,8 +55,8 @@ class Typed:
     private: bool = False
 
     def text(self, name: str) -> str:
-        """Return what is in a field. An address comes back without its password: pages show no secrets."""
-        return _PASSWORD.sub("://", self.texts.get(name, ""))
+        """Return what is in a field. An address comes back without password and token: pages show no secrets."""
+        return _PASSWORD.sub(lambda match: match[1] or match[2], self.texts.get(name, ""))
 
 
 def shown(spec: EnvironmentSpec, name: str, *, private: bool) -> Typed:

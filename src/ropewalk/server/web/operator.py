@@ -7,12 +7,11 @@ from fastapi.responses import RedirectResponse
 from pydantic import ValidationError
 
 from ropewalk.errors import RopewalkError
-from ropewalk.schemas.identity import AccountCreate, AccountUpdate, UserCreate, UserUpdate
+from ropewalk.schemas.identity import AccountCreate, UserCreate, UserUpdate
 from ropewalk.server.context import Context
 from ropewalk.server.identity import accounts, users
 from ropewalk.server.identity.permissions import Permission
 from ropewalk.server.web.deps import (
-    AccountVisit,
     ContextDep,
     PageRoute,
     Visit,
@@ -76,25 +75,6 @@ async def make_account(
     except RopewalkError as exc:
         return await _accounts(context, visit, status=exc.http_status, error=str(exc), field=exc.field, values=values)
     return done("/operator/accounts", "made")
-
-
-@router.post("/accounts/{account}/limit")  # noqa: FAST003 - taken by the dependency of require_session()
-async def set_limit(
-    context: ContextDep,
-    visit: Annotated[AccountVisit, require_session(Permission.ACCOUNT_LIMITS_SET)],
-    core_limit: Text = "",
-    csrf: Csrf = "",
-) -> Response:
-    """Set how many cores the clusters of an account may use together; empty: the default."""
-    check_form(csrf, visit.csrf)
-    try:
-        wish = AccountUpdate.model_validate({"core_limit": core_limit.strip() or None})
-    except ValidationError as exc:
-        slug = visit.caller.account
-        text = f"The limit of {slug}: {problem(exc)[1]}"
-        return await _accounts(context, visit, status=422, error=text, field=f"limit-{slug}")
-    await accounts.update_account(context, visit.caller, wish)
-    return done("/operator/accounts", "limited")
 
 
 async def _accounts(context: Context, visit: Visit, **values: Any) -> Response:

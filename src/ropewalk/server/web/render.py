@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from ropewalk._version import __version__
 from ropewalk.server.web import assets, formats
+from ropewalk.server.web.clicks import prose
 
 __all__ = ["DONE", "page", "part", "protect"]
 
@@ -21,7 +22,6 @@ DONE = {
     "deleted": "It was deleted.",
     "environment-same": "Nothing was changed, so there is nothing to build.",
     "hosted": "The settings of hosted clusters were saved. Clusters that run go on as they are.",
-    "limited": "The limit was set.",
     "made": "It was made.",
     "password": "Your password was changed. Your sessions in other browsers have ended.",
     "revoked": "The token was revoked.",
@@ -70,19 +70,10 @@ def _day(moment: datetime) -> Markup:
     return Markup('<time datetime="{}" data-day>{}</time>').format(moment.isoformat(), f"{moment:%Y-%m-%d}")
 
 
-def _prose(text: str) -> Markup:
-    """Return a sentence whose commands and names, between backticks as everywhere in messages, look like code."""
-    parts = text.split("`")
-    return Markup("").join(
-        Markup("<code>{}</code>").format(part) if number % 2 and number < len(parts) - 1 else part
-        for number, part in enumerate(parts)
-    )
-
-
 _templates.globals.update(asset=assets.url, icon=assets.icon, done_texts=DONE, version=__version__)
 _templates.filters.update(
     time=_time,
-    prose=_prose,
+    prose=prose,
     day=_day,
     memory=formats.memory,
     money=formats.money,
