@@ -30,6 +30,11 @@ QUICK = Patience(first=0.02, longest=0.2)
 """Waits for the double, whose things take a fraction of a second."""
 
 
+def hasty() -> Patience:
+    """Return a patience whose minute takes a second: for what never comes, which is waited for to the end."""
+    return Patience(sleep=lambda seconds: asyncio.sleep(seconds / 60))
+
+
 class KilledError(Exception):
     """The server was killed here."""
 

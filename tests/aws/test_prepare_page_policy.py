@@ -9,7 +9,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from ropewalk.errors import FixItError
-from tests.aws.building import Builder, KilledError, building, inventory, shape
+from tests.aws.building import Builder, KilledError, building, hasty, inventory, shape
 from tests.aws.test_prepare import COMPLETE
 from tests.support.ministack import Double
 from tests.support.waiting import eventually
@@ -85,6 +85,7 @@ async def test_an_address_that_was_released_by_hand_is_replaced(builder: Builder
     ec2.delete_nat_gateway(NatGatewayId=builder.one("nat_gateway").id)
     old = builder.one("elastic_ip").id
     await _released(builder, old)
+    builder.patience = hasty()
     await builder.run(builder.prepare())
     assert builder.one("elastic_ip").id != old
     assert len(ec2.describe_addresses()["Addresses"]) == 1

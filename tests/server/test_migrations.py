@@ -117,7 +117,7 @@ async def test_a_migration_that_fails_leaves_the_database_as_it_was(
         cfg.attributes["connection"].execute(text("CREATE TABLE half (id INTEGER)"))  # type: ignore[attr-defined] # Alembic's Config
         raise RuntimeError("power failure")
 
-    monkeypatch.setattr("ropewalk.server.db.migrate.command.upgrade", broken)
+    monkeypatch.setattr("alembic.command.upgrade", broken)
     with pytest.raises(RuntimeError, match="power failure"):
         await migrate.upgrade(empty_database)
     assert await tables(empty_database) == set()
@@ -167,4 +167,5 @@ async def test_a_file_that_is_no_database_is_an_error_that_names_it(tmp_path: Pa
 
 
 def test_revisions_form_one_line() -> None:
-    assert ScriptDirectory.from_config(migrate.config()).get_heads() == [migrate.head()]
+    steps = ScriptDirectory.from_config(migrate.config()).walk_revisions()
+    assert [step.revision for step in steps] == list(reversed(migrate.revisions()))

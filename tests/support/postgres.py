@@ -32,6 +32,8 @@ _FAST = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
     "logging_collector": "off",
+    "autovacuum": "off",
+    "jit": "off",
 }
 
 
