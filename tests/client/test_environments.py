@@ -112,7 +112,7 @@ def _packages_of_another_machine_are_brought_along(
     )
     mine = Snapshot(spec, {packages.spec.wheels[0].sha256: own})
     monkeypatch.setattr(sync, "fingerprint", lambda: "another machine")
-    monkeypatch.setattr(sync, "snapshot", lambda: mine)
+    monkeypatch.setattr(sync, "snapshot", lambda **_place: mine)
     with (
         pytest.warns(ropewalk.VersionMismatchWarning, match=r"rope-not-there 1: There is none of it"),
         ropewalk.Cluster(1, wait_for_workers=True) as cluster,
