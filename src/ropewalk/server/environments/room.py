@@ -127,20 +127,20 @@ async def demand_upload(context: Context, files: Files, account_id: str, size: i
     limits = Limits.of(context.settings)
     held = await _held(context, files, account_id) + size
     if held > limits.account:
-        raise LimitExceededError(_too_much(held, limits), advice=_FEWER, field="content-length")
+        raise LimitExceededError(
+            f"There is no room for the wheel. {_too_much(held - size, limits)}", advice=_FEWER, field="content-length"
+        )
 
 
 _FEWER = (
-    "End clusters that use old ones and delete environments that are not needed (ropewalk env delete); an operator can "
-    "set environment_account_gib."
+    "What it did not use in the last hour is removed already. End clusters that use old environments, and leave out "
+    "large wheels; an operator can set environment_account_gib."
 )
 
 
-def _too_much(held: int, limits: Limits) -> str:
-    return (
-        f"The account's software environments would take more than it may on the server's disk: {_gib(held)} with this "
-        f"one, of {_gib(limits.account)}."
-    )
+def _too_much(size: int, limits: Limits) -> str:
+    most = _gib(limits.account)
+    return f"The account's software environments take {_gib(size)} on the server's disk, and may take {most}."
 
 
 def _gib(size: int) -> str:
