@@ -97,14 +97,13 @@ def bounded(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def users_folder() -> Iterator[Path]:
-    """Be a program in a folder of its own with one module beside it, and not one in this checkout.
+    """Be a program in a folder of its own, and not one in this checkout.
 
     Modules beside a program come along to the nodes, and here these would be all tests and benchmarks.
     """
     checkout = str(Path(__file__).parents[1])
     before = list(sys.path)
     with tempfile.TemporaryDirectory(prefix="ropewalk-bench-") as folder:
-        (Path(folder) / "helpers.py").write_text("def double(x):\n    return 2 * x\n")
         sys.path[:] = [folder, *(each for each in before if (each or os.getcwd()) != checkout)]  # noqa: PTH109 - as texts
         try:
             yield Path(folder)

@@ -45,9 +45,8 @@ def test_a_ratio_is_of_medians_so_that_one_bad_run_does_not_count() -> None:
 def test_nothing_of_this_checkout_comes_along_to_the_nodes_that_are_measured() -> None:
     before = list(sys.path)
     with users_folder():
-        names = local_modules(main=__file__).names
+        assert not local_modules(main=__file__).names
     assert sys.path == before
-    assert list(names.values()) == [["helpers"]]
 
 
 def test_the_table_marks_what_is_above_its_limit() -> None:
