@@ -122,6 +122,8 @@ async def test_an_action_that_is_missing_is_named_and_no_other(
     report = await checked(connect(key))
     assert denied(report) == {action}
     assert allowed_by(report.policy) == {action}
+    meaning = "cannot run without it" if BY_ACTION[action].needed() else "can run without it"
+    assert item(report, "permissions").message.endswith(f", 1 is denied; clusters {meaning}.")
     found = item(report, action)
     assert BY_ACTION[action].breaks in found.message
     assert found.status is (CheckStatus.FAILED if BY_ACTION[action].needed() else CheckStatus.WARNING)

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import func, select
 
 from ropewalk.backends.memory import MemoryCloud
-from ropewalk.errors import TryAgainError
+from ropewalk.errors import FixItError, TryAgainError
 from ropewalk.schemas.aws_policy import policy
 from ropewalk.server.db.models import CloudAccount
 from tests.server.cloud_accounts.conftest import KEY, ROTATED, STRANGER, World, key
@@ -138,6 +138,15 @@ async def test_an_outage_is_told_and_stores_nothing(page: Page, world: World, aw
     aws.inject("identity", TryAgainError("AWS is away."))
     assert "nothing was stored: AWS is away" in await page.submit("/aws/set", FORM, status=503)
     assert "Clusters can run there" in await page.submit("/aws/set", FORM), "the same form, once more"
+
+
+async def test_a_wrong_secret_is_to_be_typed_here_and_not_at_a_command_line(page: Page, aws: MemoryCloud) -> None:
+    await page.open("/aws/set")
+    advice = "Set both again with `ropewalk cloud-account set aws`; check for characters lost when copying."
+    aws.inject("identity", FixItError("The secret is another key's.", advice=advice, field="secret_access_key"))
+    text = await page.submit("/aws/set", FORM, status=422)
+    assert "The secret is another key's. Set both again here; check for characters" in text
+    assert page.marked() == ["secret_access_key"]
 
 
 async def test_a_key_is_rotated_with_the_settings_as_they_are(page: Page, world: World) -> None:
