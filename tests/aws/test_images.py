@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import secrets
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -19,16 +18,14 @@ from ropewalk.backends.port import Place
 from ropewalk.client import archive, calls, images
 from ropewalk.client.http import Api
 from ropewalk.errors import FixItError, InputError, NotFoundError, RopewalkError
-from ropewalk.schemas.aws import AwsSettings
 from ropewalk.schemas.aws_permissions import Phase
 from ropewalk.schemas.aws_policy import policy
-from ropewalk.schemas.cloud_accounts import CloudState, PrepareRequest, SetAws, SetHosted
-from ropewalk.schemas.identity import SetupRequest
+from ropewalk.schemas.cloud_accounts import SetHosted
 from ropewalk.schemas.images import PART_BYTES, UploadStart
 from tests.support import aws_world
+from tests.support.aws_team import prepared_team
 from tests.support.ministack import REGION, Double
-from tests.support.server_process import PROGRAM, server_process
-from tests.support.waiting import wait_until
+from tests.support.server_process import PROGRAM
 from tests.unit.test_archive import Layout, digest_of
 
 PLACE = Place("i-images", "ca-images", "team")
@@ -149,20 +146,8 @@ async def test_a_right_that_is_missing_is_named(aws: Double) -> None:
 def team(aws: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
     """A server whose only user, ada, has an AWS account that is prepared."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with server_process(tmp_path / "data", ROPEWALK_AWS_ENDPOINT_URL=aws.endpoint) as server:
-        server.wait_ready()
-        code = (tmp_path / "data" / "setup-code").read_text().strip()
-        wish = SetupRequest.model_validate({"code": code, "username": "ada", "password": secrets.token_hex(12)})
-        with Api(server.url) as nobody:
-            token = nobody(calls.setup(wish)).token
-        monkeypatch.setenv("DASK_ROPEWALK__SERVER", server.url)
-        monkeypatch.setenv("DASK_ROPEWALK__TOKEN", token)
-        with Api(server.url, token) as api:
-            settings = AwsSettings(region=REGION, allow_ingress_from=["127.0.0.1/32"])
-            api(calls.set_cloud_account("ada", SetAws(kind="aws", settings=settings, credentials=aws.make_user())))
-            api(calls.prepare_cloud_account("ada", PrepareRequest()))
-            wait_until(lambda: api(calls.get_cloud_account("ada")).state is CloudState.READY, within=120)
-            yield api
+    with prepared_team(aws, tmp_path / "data", monkeypatch) as api:
+        yield api
 
 
 def layout(folder: Path, *layers: bytes, name: str = "dask:1") -> Path:

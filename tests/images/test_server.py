@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,18 +22,16 @@ from ropewalk.client.environment.sync import Software
 from ropewalk.client.http import Api, AsyncApi
 from ropewalk.client.versions import VersionMismatchWarning
 from ropewalk.errors import ConflictError
-from ropewalk.schemas.aws import AwsSettings
-from ropewalk.schemas.cloud_accounts import CloudState, PrepareRequest, SetAws
 from ropewalk.schemas.clusters import ClusterCreate, ClusterDetail
 from ropewalk.schemas.environments import IndexCredentialsSet
-from ropewalk.schemas.identity import SetupRequest
 from tests.images.conftest import Said, layer, put_image, put_index
 from tests.images.test_synced import LOGIN, World, fill
 from tests.support import packages
-from tests.support.ministack import REGION, Double
+from tests.support.aws_team import prepared_team
+from tests.support.ministack import Double
 from tests.support.packages import make_conda_package, make_wheel
 from tests.support.registry import Registry
-from tests.support.server_process import PROGRAM, server_process
+from tests.support.server_process import PROGRAM
 from tests.support.waiting import wait_until
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -50,20 +47,8 @@ def team(aws: Double, registry: Registry, tmp_path: Path, monkeypatch: pytest.Mo
     }
     put_index(registry.host, f"base/python:{PYTHON}", bases)
     monkeypatch.setenv("ROPEWALK_IMAGE_BASE", f"{registry.host}/base/python:{{python}}")
-    with server_process(tmp_path / "data", ROPEWALK_AWS_ENDPOINT_URL=aws.endpoint) as server:
-        server.wait_ready()
-        code = (tmp_path / "data" / "setup-code").read_text().strip()
-        wish = SetupRequest.model_validate({"code": code, "username": "ada", "password": secrets.token_hex(12)})
-        with Api(server.url) as nobody:
-            token = nobody(calls.setup(wish)).token
-        monkeypatch.setenv("DASK_ROPEWALK__SERVER", server.url)
-        monkeypatch.setenv("DASK_ROPEWALK__TOKEN", token)
-        with Api(server.url, token) as api:
-            settings = AwsSettings(region=REGION, allow_ingress_from=["127.0.0.1/32"])
-            api(calls.set_cloud_account("ada", SetAws(kind="aws", settings=settings, credentials=aws.make_user())))
-            api(calls.prepare_cloud_account("ada", PrepareRequest()))
-            wait_until(lambda: api(calls.get_cloud_account("ada")).state is CloudState.READY, within=120)
-            yield api
+    with prepared_team(aws, tmp_path / "data", monkeypatch) as api:
+        yield api
 
 
 def test_an_environment_becomes_an_image_in_the_teams_own_registry(team: Api, aws: Double, tmp_path: Path) -> None:
