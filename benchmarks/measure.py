@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import statistics
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -69,6 +70,8 @@ def alternate(
         first, second = (ours, theirs) if number % 2 == 0 else (theirs, ours)
         one, two = first(), second()
         mine, other = (one, two) if number % 2 == 0 else (two, one)
+        told = "; ".join(f"{a:.2f} s against {b:.2f} s" for a, b in zip(mine, other, strict=True))
+        print(f"Round {number + 1} of {runs}: {told}", file=sys.stderr, flush=True)  # one that is broken off told it
         found = found or tuple(Sides() for _ in mine)
         for sides, a, b in zip(found, mine, other, strict=True):
             sides.ours.append(a)

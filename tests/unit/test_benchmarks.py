@@ -44,6 +44,7 @@ def test_a_ratio_is_of_medians_so_that_one_bad_run_does_not_count() -> None:
 
 def test_nothing_of_this_checkout_comes_along_to_the_nodes_that_are_measured() -> None:
     before = list(sys.path)
+    assert "benchmarks" in [name for names in local_modules(main=__file__).names.values() for name in names]
     with users_folder():
         assert not local_modules(main=__file__).names
     assert sys.path == before
