@@ -185,6 +185,7 @@ async def test_what_is_wrong_is_marked_and_nothing_that_was_typed_is_lost(scene:
         assert wrong_field(page.text) == field, wrong
         assert "kept, whatever happens" in page.text
         assert "at pip" not in scene.ada.text, "fields have labels here"
+        assert f'href="{HOME}" aria-current="page"' in page.text
 
 
 async def test_a_password_in_an_address_is_refused_and_not_shown_again(scene: Scene) -> None:
