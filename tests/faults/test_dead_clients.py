@@ -6,13 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.installation import Installation, copied, made, python_path
+from tests.support.installation import Installation
 from tests.support.inventory import installed
 from tests.support.server_process import ServerProcess, server_process
 from tests.support.waiting import wait_until
@@ -27,18 +25,6 @@ CLIENT = (
     "print('connected', flush=True)\n"
     "signal.pause()\n"
 )
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    return made(tmp_path_factory.mktemp("template") / "data")
-
-
-@pytest.fixture
-def installation(template: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installation]:
-    monkeypatch.setenv("PYTHONPATH", python_path())
-    with copied(template, tmp_path / "data") as found:
-        yield found
 
 
 def client(server: ServerProcess, installation: Installation, idle: float | None) -> subprocess.Popen[bytes]:

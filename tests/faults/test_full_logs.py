@@ -9,7 +9,7 @@ import resource
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from ropewalk.backends.local import LocalBackend, Spawner, loglimit
 from ropewalk.backends.port import Answer, ClusterRef, LaunchRequest, LogChunk, NodeHandle, NodeLaunch, NodeShape
 from ropewalk.schemas.cloud_accounts import HostedSettings
 from ropewalk.schemas.clusters import NodeRole
-from tests.support.installation import Installation, copied, made, python_path
+from tests.support.installation import Installation
 from tests.support.inventory import installed
 from tests.support.server_process import server_process
 from tests.support.waiting import eventually, wait_until
@@ -145,13 +145,6 @@ async def test_where_files_can_have_no_holes_that_is_said_once_and_logs_stay_who
     await eventually(lambda: len(tries) >= 2)
     assert caplog.text.count("not kept within their limit") == 1
     assert on_disk(log) >= 3_000_000
-
-
-@pytest.fixture
-def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installation]:
-    monkeypatch.setenv("PYTHONPATH", python_path())
-    with copied(made(tmp_path / "template"), tmp_path / "data") as found:
-        yield found
 
 
 def test_nodes_that_can_write_no_more_work_on_and_end_in_order(installation: Installation) -> None:

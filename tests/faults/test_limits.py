@@ -4,26 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.support.installation import Installation, copied, made, python_path
+from tests.support.installation import Installation
 from tests.support.server_process import server_process
 from tests.support.waiting import wait_until
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    return made(tmp_path_factory.mktemp("template") / "data")
-
-
-@pytest.fixture
-def installation(template: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installation]:
-    monkeypatch.setenv("PYTHONPATH", python_path())
-    with copied(template, tmp_path / "data") as found:
-        yield found
 
 
 @pytest.mark.parametrize("limit", ["idle_timeout", "no_client_timeout", "cluster_timeout"])

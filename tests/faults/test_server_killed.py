@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support import packages
-from tests.support.installation import Installation, copied, made, python_path
+from tests.support.installation import Installation
 from tests.support.packages import make_wheel
 from tests.support.server_process import server_process
 from tests.support.waiting import wait_until
@@ -19,19 +18,6 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.timeout(600)  # each starts two or three servers, and machines may be busy
 
 WORKERS = 2
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A data directory to copy, and its user's token."""
-    return made(tmp_path_factory.mktemp("template") / "data")
-
-
-@pytest.fixture
-def installation(template: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installation]:
-    monkeypatch.setenv("PYTHONPATH", python_path())
-    with copied(template, tmp_path / "data") as found:
-        yield found
 
 
 CREATE = ("POST", "accounts/ada/clusters", {"name": "c", "n_workers": WORKERS, "worker_memory": "512 MiB"})
