@@ -4,12 +4,15 @@ below, directly or not, runs on SQLite and on PostgreSQL.
 
 from __future__ import annotations
 
+import io
+import logging
 import secrets
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from fastapi import FastAPI
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
@@ -19,6 +22,7 @@ from ropewalk.server.cloud_accounts.registry import Backends
 from ropewalk.server.context import Context
 from ropewalk.server.db import migrate
 from ropewalk.server.db.engine import Database
+from ropewalk.server.logs import configure_logs
 from ropewalk.server.secrets import Vault, generate_key
 from ropewalk.server.settings import Settings
 from ropewalk.server.wakeups import Wakeups
@@ -162,3 +166,16 @@ async def api(app: FastAPI) -> AsyncIterator[Api]:
     """Requests to :func:`app`, and people to send them."""
     async with Api(app) as made:
         yield made
+
+
+@pytest.fixture
+def logs() -> Iterator[io.StringIO]:
+    """What is logged as JSON, with the logging of the test session put back afterwards."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    stream = io.StringIO()
+    configure_logs("info", "json", stream)
+    yield stream
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
+    root.handlers[:], root.level = handlers, level

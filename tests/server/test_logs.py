@@ -4,7 +4,6 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,19 +12,6 @@ import structlog
 from ropewalk.server.logs import HIDDEN, configure_logs, redact_text
 
 PEM = "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMG\n-----END PRIVATE KEY-----"
-
-
-@pytest.fixture
-def logs() -> Iterator[io.StringIO]:
-    """What is logged as JSON, with the logging of the test session put back afterwards."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    stream = io.StringIO()
-    configure_logs("info", "json", stream)
-    yield stream
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
-    root.handlers[:], root.level = handlers, level
 
 
 def entries(stream: io.StringIO) -> list[dict[str, Any]]:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import logging
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import structlog
 from fastapi import FastAPI
 from sqlalchemy import select
 
@@ -17,7 +14,6 @@ from ropewalk.backends.memory import MemoryBackend, MemoryCloud
 from ropewalk.errors import TryAgainError
 from ropewalk.server.cloud_accounts.registry import Backends
 from ropewalk.server.db.models import Cluster
-from ropewalk.server.logs import configure_logs
 from tests.support.api import Api, Person
 from tests.support.clock import FakeClock
 from tests.support.waiting import eventually
@@ -173,19 +169,6 @@ async def test_a_loop_that_fails_says_why_until_it_works_again(
     await eventually(works)
     assert (await told())["failures"] > 0
     assert (await numbers(api))[f'ropewalk_loop_last_success_seconds{{loop="{name}"}}'] > 0
-
-
-@pytest.fixture
-def logs() -> Iterator[io.StringIO]:
-    """What is logged as JSON, with the logging of the test session put back afterwards."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    stream = io.StringIO()
-    configure_logs("info", "json", stream)
-    yield stream
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
-    root.handlers[:], root.level = handlers, level
 
 
 async def test_log_lines_lead_from_a_request_to_its_cluster_and_its_nodes(
