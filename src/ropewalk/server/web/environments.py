@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Query, Request, Response
+from fastapi import APIRouter, Form, Path, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from ropewalk.schemas.environments import EnvironmentDetail
@@ -25,7 +25,9 @@ router = APIRouter(prefix="/accounts/{account}", route_class=PageRoute, include_
 
 Csrf = Annotated[str, Form(max_length=128)]
 Done = Annotated[str, Query(max_length=20)]
-Number = Annotated[int | None, Query(ge=1, le=2**31)]
+MOST = 2**31 - 1
+"""What PostgreSQL takes for the number of a version."""
+Number = Annotated[int | None, Query(ge=1, le=MOST)]
 Words = Annotated[str, Query(max_length=200)]
 Reader = Annotated[AccountVisit, require_session(Permission.ACCOUNT_ENVIRONMENTS_READ)]
 Maker = Annotated[AccountVisit, require_session(Permission.ACCOUNT_ENVIRONMENTS_CREATE)]
@@ -77,7 +79,7 @@ async def show_version(
     context: ContextDep,
     visit: Reader,
     name: str,
-    number: int,
+    number: Annotated[int, Path(ge=1, le=MOST)],
     *,
     search: Words = "",
     which: Annotated[str, Query(max_length=20)] = "",
