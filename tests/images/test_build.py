@@ -282,10 +282,13 @@ class TestFaults:
     async def test_a_build_is_completed_at_whatever_step_the_server_was_killed(
         self, world: World, tmp_path: Path
     ) -> None:
+        place = OnePlace(world.proxy.host, "team/killed")  # which has nothing of other tests
         other = world.elsewhere(tmp_path / "killed")
+        other = replace(other, builder=replace(other.builder, places=place))
         request = other.request("distributed")
         facts = tmp_path / "facts.json"
-        known = {"folder": str(other.builder.folder), "host": world.proxy.host, "base": world.builder.base}
+        known = {"folder": str(other.builder.folder), "host": place.host, "name": place.name}
+        known["base"] = world.builder.base
         facts.write_text(json.dumps({**known, "spec": request.spec.model_dump(mode="json")}))
         for point in crashing_build.POINTS:
             command = (sys.executable, "-m", "tests.support.crashing_build", point, str(facts))

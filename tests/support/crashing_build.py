@@ -55,7 +55,7 @@ def main(point: str, facts: dict[str, str]) -> None:
     builder = ImageBuilder(
         folder=folder,
         cache=lambda _: folder / "uv",
-        places=OnePlace(facts["host"]),
+        places=OnePlace(facts["host"], facts["name"]),
         registries=Registries(),
         base=facts["base"],
     )
