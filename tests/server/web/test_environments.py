@@ -41,6 +41,10 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 EXPLANATION = "Because there is no version of six==99 and you require six==99, there is no solution."
 
 
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""For what asks nothing of the database that others do not try on both."""
+
+
 @dataclass
 class Scene:
     """ada in front of the pages of her account's environments."""
@@ -159,6 +163,7 @@ async def test_a_build_that_fails_says_why_and_leads_to_the_field(scene: Scene) 
     assert "Build of etl, version 3" in ada.text
 
 
+@on_sqlite
 async def test_what_is_wrong_is_marked_and_nothing_that_was_typed_is_lost(scene: Scene) -> None:
     await scene.built(name="there", pip=PIP)
     wishes: list[tuple[dict[str, Any], str]] = [
@@ -188,6 +193,7 @@ async def test_what_is_wrong_is_marked_and_nothing_that_was_typed_is_lost(scene:
         assert f'href="{HOME}" aria-current="page"' in page.text
 
 
+@on_sqlite
 async def test_a_password_in_an_address_is_refused_and_not_shown_again(scene: Scene) -> None:
     for secret in ("https://me:hunter2@packages.example.org/x.whl", "https://packages.example.org/t/hunter2/x.whl"):
         page = await scene.send(NEW, name="etl", pip=f"{PIP}\nx @ {secret}")
@@ -197,6 +203,7 @@ async def test_a_password_in_an_address_is_refused_and_not_shown_again(scene: Sc
         assert "packages.example.org/x.whl" in page.text, "what to write in its place"
 
 
+@on_sqlite
 async def test_a_file_is_read_into_the_form_or_built_at_once(scene: Scene) -> None:
     file = ("requirements.txt", b"# ours\ndask==1\ndistributed==1\n")
     page = await scene.send(NEW, do="read", file=file, name="etl", pip="six==1")
@@ -210,6 +217,7 @@ async def test_a_file_is_read_into_the_form_or_built_at_once(scene: Scene) -> No
     assert scene.ada.page.url.path == f"{HOME}/etl"
 
 
+@on_sqlite
 async def test_what_was_typed_survives_the_end_of_a_session_but_for_secrets(scene: Scene) -> None:
     await scene.ada.open(NEW)
     data = scene.ada.fields(NEW) | {"name": "etl", "pip": "dask==1", "environ": "TOKEN=hunter2", "do": "build"}
@@ -276,6 +284,7 @@ async def test_credentials_of_indexes_are_stored_named_and_deleted_but_never_sho
     assert "None." in ada.text
 
 
+@on_sqlite
 async def test_a_log_is_followed_from_its_end_until_the_build_is_over(scene: Scene) -> None:
     scene.builder.gate.clear()
     scene.builder.says = ["warning: old", "<b>bold</b>"]
