@@ -23,7 +23,7 @@ _NOT_SENT = frozenset({"ropewalk", "pip", "uv", "wheel", "virtualenv", "conda", 
 """Ropewalk itself needs nothing on nodes, and the rest installs packages."""
 _CRITICAL = frozenset(
     {
-        *("python", "dask", "dask-core", "distributed", "cloudpickle", "msgpack-python", "tornado", "toolz"),
+        *("python", "dask", "dask-core", "distributed", "cloudpickle", "msgpack-python", "msgpack", "tornado", "toolz"),
         *("numpy", "pandas", "pyarrow", "pyarrow-core"),
     }
 )
