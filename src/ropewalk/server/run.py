@@ -258,5 +258,7 @@ async def maintenance(settings: Settings, *, migrate_now: bool = False) -> Async
         await prepare(context)
         yield context
     finally:
-        await backends.close()
-        await db.close()
+        try:
+            await backends.close()
+        finally:
+            await db.close()
