@@ -13,8 +13,7 @@ from distributed.core import rpc
 from distributed.security import Security
 
 import ropewalk
-from ropewalk.client import calls
-from ropewalk.client import cluster as cluster_module
+from ropewalk.client import calls, coming_up
 from ropewalk.client.connect import open_cluster, security_of
 from ropewalk.errors import ClusterUnreachableError
 from ropewalk.schemas.clusters import Connection
@@ -37,7 +36,7 @@ def test_dasks_client_works_through_the_gateway_as_it_does_directly(
     async def only_gateway(found: Connection, *rest: Any) -> rpc:
         return await open_cluster(found.model_copy(update={"direct": False}), *rest)
 
-    monkeypatch.setattr(cluster_module, "open_cluster", only_gateway)
+    monkeypatch.setattr(coming_up, "open_cluster", only_gateway)
     with configured(server), ropewalk.Cluster(n_workers=1, wait_for_workers=True) as cluster:
         with server.api() as api:
             gateway = api(calls.get_connection("ada", cluster.name)).gateway_address

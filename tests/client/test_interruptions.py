@@ -18,8 +18,7 @@ import pytest
 from distributed.core import Status
 
 import ropewalk
-from ropewalk.client import claims, start
-from ropewalk.client import cluster as cluster_module
+from ropewalk.client import claims, life, start
 from ropewalk.errors import AuthenticationError, ClusterStartError, ServerUnreachableError
 from ropewalk.schemas.clusters import ClusterDetail
 from tests.client.conftest import LiveServer
@@ -346,7 +345,7 @@ def test_a_worker_that_dies_is_told(server: LiveServer, caplog: pytest.LogCaptur
 def test_a_cluster_that_nobody_can_stop_is_told_and_stays_claimed(
     own_server: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster_module, "EXPLAIN_SECONDS", 1.0)
+    monkeypatch.setattr(life, "EXPLAIN_SECONDS", 1.0)
     cluster = ropewalk.Cluster(n_workers=0)
     own_server.stop()
     for process in own_server.nodes():
