@@ -281,7 +281,7 @@ def test_a_missing_server_extra_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
     result = CliRunner().invoke(app, ["server", "start"])
     assert result.exit_code == 6
-    assert "pip install 'ropewalk[server]'" in result.stderr
+    assert "pip install '.[server]'" in result.stderr
 
 
 def test_the_entry_point_is_the_one_that_is_installed() -> None:

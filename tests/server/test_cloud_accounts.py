@@ -350,7 +350,7 @@ async def test_a_kind_whose_packages_are_not_installed_says_what_to_install(
     row = await own_cloud_account(context, backend=backend, kind=backend)
     with pytest.raises(FixItError, match=package) as caught:
         await registry.get(row.id)
-    assert f"pip install 'ropewalk[server,{backend}]'" in (caught.value.advice or "")
+    assert f"pip install '.[server,{backend}]'" in (caught.value.advice or "")
 
 
 async def test_backends_of_teams_are_made_from_settings_credentials_and_resources(

@@ -109,7 +109,7 @@ class ServerCommands(TyperGroup):
                 raise
             raise UnavailableError(
                 f"The server is not installed here: no module {exc.name!r}.",
-                advice="Install it with: pip install 'ropewalk[server]'.",
+                advice="Install it, in a checkout of Ropewalk, with: pip install '.[server]'.",
             ) from None
         self.commands.update(typer.main.get_group(server.app).commands)
 

@@ -116,7 +116,8 @@ def load(backend: str) -> None:
     except ModuleNotFoundError as exc:
         raise FixItError(
             f"This server cannot drive {kind}: no module {exc.name!r}.",
-            advice=f"An operator runs, where the server is: pip install 'ropewalk[server,{backend}]', and restarts it.",
+            advice=f"An operator runs, in the server's checkout of Ropewalk: pip install '.[server,{backend}]', "
+            "and restarts it.",
             field="kind",
             details={"extra": backend},
         ) from None

@@ -89,7 +89,7 @@ class Database:
         except (ModuleNotFoundError, NoSuchModuleError) as exc:
             raise SettingsError(
                 f"The driver for this database is not installed: {exc}.",
-                advice="Install it with: pip install 'ropewalk[server,postgres]'.",
+                advice="Install it, in a checkout of Ropewalk, with: pip install '.[server,postgres]'.",
                 field="database_url",
             ) from None
         if self.is_sqlite:

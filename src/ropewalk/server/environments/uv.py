@@ -51,7 +51,7 @@ def find() -> str:
     if found is None:
         raise FixItError(
             "The server cannot build software environments: uv is not installed.",
-            advice="An operator runs, where the server is: pip install 'ropewalk[server]', and restarts it.",
+            advice="An operator runs, in the server's checkout of Ropewalk: pip install '.[server]', and restarts it.",
         )
     return found
 

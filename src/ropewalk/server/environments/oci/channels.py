@@ -41,7 +41,7 @@ def rattler() -> Any:
     except ImportError:
         raise FixItError(
             "The server cannot build environments from conda packages: py-rattler is not installed.",
-            advice="An operator runs, where the server is: pip install 'ropewalk[server]', and restarts it.",
+            advice="An operator runs, in the server's checkout of Ropewalk: pip install '.[server]', and restarts it.",
             field="conda",
         ) from None
     return rattler
