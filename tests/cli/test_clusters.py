@@ -239,7 +239,7 @@ def test_stop_waits_until_everything_is_gone(run: Run, server: FakeServer) -> No
     server.answer("GET", "/accounts/ada/clusters/c-flights", stopping, stopping, gone)
     result = run("cluster", "stop", "flights", "--yes", "--wait", "--json")
     assert json.loads(result.stdout)[0]["state"] == "stopped"
-    assert "1 nodes are still there" in result.stderr
+    assert "1 node is still there" in result.stderr
 
 
 # create
