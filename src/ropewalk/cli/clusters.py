@@ -253,7 +253,8 @@ def _until_gone(api: Session, cluster: ClusterDetail) -> ClusterDetail:
     while cluster.state.live:
         nodes = sum(node.state.live for node in cluster.nodes)
         if nodes != shown:
-            output.note(f"{cluster.name}: {nodes} {"node is" if nodes == 1 else "nodes are"} still there")
+            those = "1 node is" if nodes == 1 else f"{nodes} nodes are"
+            output.note(f"{cluster.name}: {those} still there")
             shown = nodes
         time.sleep(POLL_SECONDS)
         cluster = api(calls.get_cluster(cluster.account, cluster.id))
