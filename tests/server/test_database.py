@@ -11,6 +11,8 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.exc import StatementError
 
+from ropewalk.errors import UnavailableError
+from ropewalk.server.db import engine
 from ropewalk.server.db.engine import Database
 from ropewalk.server.db.models import Account
 from ropewalk.server.db.sqlite import PatientConnection
@@ -65,6 +67,30 @@ async def test_transactions_that_ask_for_one_name_take_turns(database: Database)
 
     await asyncio.gather(*(work() for _ in range(5)))
     assert most == 1
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # SQLite has one server
+async def test_a_server_that_froze_in_a_transaction_does_not_hold_its_rows_for_ever(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "FROZEN_SECONDS", 0.3)
+    frozen, other = Database(database_url), Database(database_url)
+
+    async def freeze_and_wake() -> None:
+        async with frozen.transaction() as session:
+            await session.execute(text("SELECT pg_advisory_xact_lock(1)"))
+            async with asyncio.timeout(20), other.transaction() as waiting:
+                await waiting.execute(text("SELECT pg_advisory_xact_lock(1)"))
+            await session.execute(text("SELECT 1"))
+
+    try:
+        with pytest.raises(UnavailableError):
+            await freeze_and_wake()
+        async with frozen.transaction() as session:
+            await session.execute(text("SELECT 1"))
+    finally:
+        await frozen.close()
+        await other.close()
 
 
 async def test_errors_of_statements_do_not_show_their_values(database: Database, clock: FakeClock) -> None:

@@ -23,6 +23,10 @@ from sqlalchemy.pool import ConnectionPoolEntry, Pool, QueuePool
 from ropewalk.errors import SettingsError, UnavailableError
 from ropewalk.server.db import sqlite
 
+FROZEN_SECONDS = 15.0
+"""PostgreSQL ends a connection whose transaction has been idle this long. None of ours waits for anything else in
+between, so its server is frozen or its machine is gone; until then nobody could take over the rows that it locked."""
+
 CLOSE_SECONDS, CLOSE_PAUSE = 2.0, 0.005
 """How long the end waits for connections in use: what was cancelled gives them back within milliseconds."""
 
@@ -58,9 +62,9 @@ def hint(exc: BaseException) -> str:
     return (str(cause).strip().splitlines() or [type(cause).__name__])[0].rstrip(".")[:300]
 
 
-_OUTAGES = ("08", "40", "53", "57", "58")
-"""Classes of SQLSTATE (PostgreSQL, appendix A): connection, rolled back by the server (deadlock), out of resources,
-operator intervention (shutdown), system error."""
+_OUTAGES = ("08", "25P03", "40", "53", "57", "58")
+"""SQLSTATE (PostgreSQL, appendix A) and classes of it: connection, idle in a transaction for too long, rolled back by
+the server (deadlock), out of resources, operator intervention (shutdown), system error."""
 
 
 def _is_outage(exc: DBAPIError) -> bool:
@@ -81,7 +85,12 @@ class Database:
     def __init__(self, url: str, *, pool_size: int = 10) -> None:
         full = async_url(url)
         self.is_sqlite = full.startswith("sqlite")
-        options: dict[str, Any] = {"pool_size": pool_size, "pool_pre_ping": True}
+        frozen = {"idle_in_transaction_session_timeout": str(round(FROZEN_SECONDS * 1000))}
+        options: dict[str, Any] = {
+            "pool_size": pool_size,
+            "pool_pre_ping": True,
+            "connect_args": {"server_settings": frozen},
+        }
         if self.is_sqlite:
             options = {"async_creator": partial(sqlite.connect, str(make_url(full).database))}
         try:
