@@ -11,7 +11,7 @@ from ropewalk.cli import ask, options, output
 from ropewalk.errors import InputError, NotFoundError
 
 if TYPE_CHECKING:
-    from ropewalk.schemas.environments import EnvironmentDetail, EnvironmentVersion
+    from ropewalk.schemas.environments import Environment, EnvironmentDetail, EnvironmentVersion
 
 app = typer.Typer(no_args_is_help=True, help="Software environments: the packages of nodes.")
 credentials = typer.Typer(no_args_is_help=True, help="Credentials of private package indexes.")
@@ -37,7 +37,10 @@ def list_(
         return
     output.table(
         ["NAME", "VERSION", "STATE", "BY", "UPDATED", "SEEN BY"],
-        [[e.name, e.version, e.state, e.creator, e.updated_at, "its creator" if e.private else "all"] for e in found],
+        [
+            [e.name, e.version, _newest(e), e.creator, e.updated_at, "its creator" if e.private else "all"]
+            for e in found
+        ],
         empty="There are no software environments.",
     )
 
@@ -299,6 +302,11 @@ def _version(found: EnvironmentDetail, number: int | None) -> EnvironmentVersion
             f"{found.name} has no version {wanted}.", advice=f"Its newest is {found.latest}.", field="version"
         )
     return chosen
+
+
+def _newest(found: Environment) -> str:
+    """Return the state of the newest version, with its number where clusters get another one."""
+    return found.state if found.version in (None, found.latest) else f"version {found.latest} {found.state}"
 
 
 def _places(version: EnvironmentVersion) -> str:
