@@ -14,7 +14,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-WIDTH, LABELS, ROW, TOP, MARGIN = 760, 190, 46, 46, 24
+WIDTH, LABELS, ROW, TOP, MARGIN = 860, 280, 46, 46, 24
 OURS, THEIRS, LIMIT, INK = "#1f6feb", "#8c959f", "#cf222e", "#24292f"
 WIDEST = 2.0
 """Parts of the other side's median at the right edge; what is beyond is drawn there."""
