@@ -131,10 +131,10 @@ def frozen(server: ServerProcess) -> Iterator[None]:
 
 
 def metric(server: ServerProcess, name: str) -> float:
-    """Return one of a server's numbers."""
+    """Return one of a server's numbers; 0 while it has none, as before the first of what it counts."""
     lines = httpx.get(f"{server.url}/metrics", timeout=30).text.splitlines()
-    (value,) = [line.removeprefix(f"{name} ") for line in lines if line.startswith(f"{name} ")]
-    return float(value)
+    found = [line.removeprefix(f"{name} ") for line in lines if line.startswith(f"{name} ")]
+    return float(found[0]) if found else 0.0
 
 
 def renewed(server: ServerProcess) -> float:
