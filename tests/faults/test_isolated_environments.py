@@ -15,22 +15,13 @@ import pytest
 from distributed import Client
 
 import ropewalk
-from tests.faults.test_isolated_server import PASSWORD, SOURCES, token
 from tests.support import isolated, packages
-from tests.support import server_process as processes
+from tests.support.isolated_server import PASSWORD, server, token
 from tests.support.packages import Site, make_wheel
-from tests.support.server_process import ServerProcess, server_process
+from tests.support.server_process import ServerProcess
 
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ServerProcess]:
-    """A server whose interpreter and data directory other users can reach."""
-    program = (isolated.interpreter(), "-c", "from ropewalk.cli.main import main; main()")
-    monkeypatch.setattr(processes, "PROGRAM", program)
-    monkeypatch.setenv("PYTHONPATH", str(SOURCES))
-    with server_process(isolated.data_dir()) as server:
-        server.wait_ready()
-        yield server
+__all__ = ["server"]
+"""A fixture."""
 
 
 @pytest.fixture
