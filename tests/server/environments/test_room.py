@@ -71,6 +71,20 @@ class TestCaches:
         assert not list(files.running.iterdir()), "what a dead server noted is removed, too"
         assert left(keep=0) == set()
 
+    def test_what_credentials_opened_is_the_accounts_own_and_is_removed_as_well(self, tmp_path: Path) -> None:
+        folder = tmp_path / "cache" / "data"  # where other people's caches may be: nothing is locked there
+        for place in (
+            "images/conda/packages",
+            "images/conda-private/a-1/packages",
+            "images/conda-private/a-2/packages",
+        ):
+            (folder / place).mkdir(parents=True)
+            (folder / place / "libx-1.conda").write_bytes(bytes(1000))
+        assert [part.path.parts[-3] for part in caches.private(folder, "a-1")] == ["a-1"]
+        assert caches.prune(caches.packages(folder), 0, time.time() + 10) == 3000
+        assert not list(folder.rglob("*.conda"))
+        assert not (tmp_path / "cache" / ".lock").exists()
+
     async def test_packages_are_removed_when_no_uv_runs_and_are_downloaded_again(self, workshop: Workshop) -> None:
         first = await workshop.build()
         cache = workshop.files.cache(TARGET.account_id)

@@ -26,11 +26,14 @@ __all__ = [
     "logs",
     "measured",
     "packages",
+    "private",
     "prune",
     "running",
     "uv_cache",
 ]
 
+_CONDA = ("images/conda", "images/conda-private/*")
+"""Where conda packages are: those that anybody may have, and those of accounts with credentials."""
 _UNITS = {"archive": 1, "sdists": 2, "builds": 1, "git": 2, "environments": 1}
 """Parts of uv's cache, and how deep in them is what can be removed for itself; of all others it is each file."""
 
@@ -43,6 +46,8 @@ class Kept:
     size: int
     used: float
     """When it was used last, in seconds since 1970."""
+    uv: Path | None = None
+    """The cache of uv's that it is a part of."""
 
 
 @contextlib.contextmanager
@@ -100,7 +105,14 @@ def measured(path: Path) -> int:
 def packages(root: Path) -> list[Kept]:
     """Return what was downloaded: all of uv's caches, and conda packages."""
     found = [kept for cache in root.glob("cache*") for kept in uv_cache(cache)]
-    return [*found, *(_kept(path) for path in root.glob("images/conda/packages/*"))]
+    return [*found, *(_kept(path) for store in _CONDA for path in root.glob(f"{store}/packages/*"))]
+
+
+def private(root: Path, account_id: str) -> list[Kept]:
+    """Return what was downloaded with an account's credentials, which only that one may use."""
+    cache = root / f"cache-{account_id}"
+    conda = [_kept(path) for path in root.glob(f"images/conda-private/{account_id}/packages/*")]
+    return [*(uv_cache(cache) if cache.is_dir() else ()), *conda]
 
 
 def uv_cache(cache: Path) -> list[Kept]:
@@ -111,7 +123,7 @@ def uv_cache(cache: Path) -> list[Kept]:
             continue
         depth = _UNITS.get(bucket.name.partition("-v")[0])
         units = bucket.glob("/".join("*" * depth)) if depth else (path for path in bucket.rglob("*") if path.is_file())
-        found += (_kept(path) for path in units)
+        found += (_kept(path, cache) for path in units)
     return found
 
 
@@ -127,19 +139,19 @@ def logs(root: Path) -> list[Kept]:
 
 def leftovers(root: Path, before: float) -> list[Path]:
     """Return what dead servers left half made in the folder of images before that moment."""
-    half = ("images/scratch/*", "images/blobs/partial/*", "images/conda/packages/partial-*")
+    half = ("images/scratch/*", "images/blobs/partial/*", *(f"{store}/packages/partial-*" for store in _CONDA))
     found = [path for pattern in half for path in root.glob(pattern)]
     return [path for path in found if _kept(path).used < before]
 
 
-def _kept(path: Path) -> Kept:
+def _kept(path: Path, uv: Path | None = None) -> Kept:
     """Return a part. An unpacked wheel is used by links to its files, which change nothing but their ``ctime``."""
     used = 0.0
     for each in (path, *path.glob("*.dist-info/METADATA")):
         with contextlib.suppress(OSError):
             status = each.lstat()
             used = max(used, status.st_mtime if each is path else status.st_ctime)
-    return Kept(path, bytes_of(path), used)
+    return Kept(path, bytes_of(path), used, uv)
 
 
 def prune(parts: Iterable[Kept], keep_bytes: int, since: float) -> int:
@@ -157,10 +169,9 @@ def prune(parts: Iterable[Kept], keep_bytes: int, since: float) -> int:
         for part in found:
             if freed >= excess or part.used >= since:
                 break
-            cache = next((each for each in part.path.parents if each.name.startswith("cache")), None)
-            if cache is not None and cache not in idle:
-                idle[cache] = _lock(cache, stack)
-            if cache is not None and not idle[cache]:
+            if part.uv is not None and part.uv not in idle:
+                idle[part.uv] = _lock(part.uv, stack)
+            if part.uv is not None and not idle[part.uv]:
                 continue
             _remove(part.path)
             freed += part.size

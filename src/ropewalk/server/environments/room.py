@@ -162,8 +162,7 @@ async def _held(context: Context, files: Files, account_id: str) -> int:
     venvs = [path for path, _ in await _paths(context, account_id)]
 
     def measure() -> int:
-        private = files.root / f"cache-{account_id}"
-        kept = caches.uv_cache(private) if private.is_dir() else []
+        kept = caches.private(files.root, account_id)
         wheels = (files.root / "wheels" / account_id).glob("*/*")
         return sum(map(caches.bytes_of, (*venvs, *wheels))) + sum(part.size for part in kept)
 
