@@ -114,8 +114,7 @@ class Software:
             mine, archive = await asyncio.wrap_future(self._reading)
             if archive:
                 await bring(scheduler, archive, digest(archive))
-        except (OSError, RuntimeError, ValueError) as exc:
-            # The cluster is good without them, and many need none.
+        except Exception as exc:  # noqa: BLE001 - the cluster is good without them, and many need none
             self._tell([Difference(name="modules", level="warning", why=f"They could not be brought along: {exc}")])
             return
         for line in mine.told():
@@ -180,10 +179,12 @@ class Software:
 
 def _packed(found: Future[tuple[Modules, bytes]]) -> None:
     """Set *found* to the user's modules and an archive of them, which is empty if there are none."""
+    if not found.set_running_or_notify_cancel():  # from now on a start that is given up leaves it alone
+        return
     try:
         mine = local_modules()
         found.set_result((mine, mine.archive() if mine.files else b""))
-    except (OSError, ValueError) as exc:
+    except Exception as exc:  # noqa: BLE001 - whatever it was, the start waits for an answer
         found.set_exception(exc)
 
 
