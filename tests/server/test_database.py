@@ -105,6 +105,33 @@ async def test_errors_of_statements_do_not_show_their_values(database: Database,
     assert "[SQL parameters hidden" in str(caught.value)
 
 
+async def test_what_only_reads_crosses_to_sqlites_thread_once_for_each_statement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each crossing takes two switches of threads, of which a start would have a hundred more."""
+    patiently, crossed = PatientConnection.patiently, 0
+
+    async def counted(self: PatientConnection, *args: Any, **kwargs: Any) -> Any:
+        nonlocal crossed
+        crossed += 1
+        return await patiently(self, *args, **kwargs)
+
+    database = Database(f"sqlite:///{tmp_path}/one.db")
+    try:
+        async with database.transaction() as session:
+            await session.execute(text("CREATE TABLE things (id int)"))
+        monkeypatch.setattr(PatientConnection, "patiently", counted)
+        async with database.read() as session:
+            await session.execute(text("SELECT id FROM things"))
+            await session.execute(text("SELECT id FROM things"))
+        assert crossed == 2
+        async with database.transaction() as session:
+            await session.execute(text("INSERT INTO things VALUES (1)"))
+        assert crossed == 2 + 3  # begin, which may wait for another writer, statement, commit
+    finally:
+        await database.close()
+
+
 async def test_cancelled_work_leaves_no_lock_and_no_broken_connection(
     database: Database, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -204,4 +204,4 @@ def _configure_sqlite(engine: AsyncEngine) -> None:
     @event.listens_for(engine.sync_engine, "begin")
     def begin(connection: Any) -> None:
         reading = connection.get_execution_options().get(_READ)
-        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+        connection.exec_driver_sql(sqlite.READ if reading else "BEGIN IMMEDIATE")

@@ -7,7 +7,9 @@ open is rolled back before a connection is closed. Opening and closing are waite
 while it does either would leave a connection, with its thread and its file, that nobody else knows of.
 
 A statement crosses to aiosqlite's thread once, and comes back with its rows. Plain aiosqlite crosses four times
-(cursor, execution, rows, end), which cost more than the statements themselves (docs/explanation/performance.md).
+(cursor, execution, rows, end), which cost more than the statements themselves (docs/explanation/performance.md). What
+reads no file does not cross at all: the begin and the end of a transaction that only reads, and a rollback of nothing,
+which SQLAlchemy's pool asks for after each transaction.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ BUSY_SECONDS = 30.0
 """How long a writer waits for another one; our transactions take milliseconds."""
 BUSY_PAUSE = 0.01
 """Seconds between two tries where SQLite does not wait by itself."""
+READ = "BEGIN"
+"""Begins a transaction that only reads. SQLite takes no lock before its first statement."""
 ROWS_PER_FETCH = 64
 """Rows that cross from aiosqlite's thread at once; its own default."""
 
@@ -39,8 +43,12 @@ class WholeCursor(aiosqlite.Cursor):
     """Of these, how many were fetched in parts."""
 
     async def execute(self, sql: str, parameters: Iterable[Any] | None = None) -> WholeCursor:
-        self._rows = await self._conn.patiently(self._run, sql, parameters or ())
         self._given = 0
+        if sql == READ:
+            self._rows = self._run(sql, ())
+            self._conn.reading = True
+        else:
+            self._rows = await self._conn.patiently(self._run, sql, parameters or ())
         return self
 
     def _run(self, sql: str, parameters: Iterable[Any]) -> list[Any]:
@@ -67,6 +75,8 @@ class WholeCursor(aiosqlite.Cursor):
 class PatientConnection(aiosqlite.Connection):
     """An aiosqlite connection that never leaves a statement, a transaction or itself behind."""
 
+    reading = False
+    """A transaction is open that only reads: SQLite ends it without a look at the disk."""
     _stopped: Future[Any] | None = None
 
     def cursor(self) -> WholeCursor:  # type: ignore[override]  # which may be awaited or entered; SQLAlchemy enters it
@@ -87,11 +97,25 @@ class PatientConnection(aiosqlite.Connection):
             raise cancelled
         return work.result()
 
+    async def commit(self) -> None:
+        if self.reading:
+            self._end_reading()
+        else:
+            await super().commit()
+
     async def rollback(self) -> None:
+        if self.reading or not self._conn.in_transaction:
+            self._end_reading()
+            return
         try:
             await super().rollback()
         except asyncio.CancelledError:
             _put_off()  # it is done all the same
+
+    def _end_reading(self) -> None:
+        """End what only read, or nothing: a statement is always waited for, so the thread is at rest."""
+        self._conn.rollback()
+        self.reading = False
 
     async def close(self) -> None:
         ended = self.stop()
