@@ -330,12 +330,13 @@ class TestContainers:
 
     def test_an_image_that_was_pushed_runs(self, aws_tasks: Double) -> None:
         world = World(aws_tasks)
-        world.register(
-            {"image": push(aws_tasks, "tools"), "entryPoint": ["/bin/busybox"], "command": ["sh", "-c", "exit 5"]}
-        )
-        arn = world.run()["tasks"][0]["taskArn"]
-        ended = world.until(arn, "STOPPED")
-        assert ended["containers"][0]["exitCode"] == 5, ended
+        tagged = push(aws_tasks, "tools")
+        (facts,) = aws_tasks.client("ecr").describe_images(repositoryName="tools")["imageDetails"]
+        for image in (tagged, f"{tagged.removesuffix(':1')}@{facts['imageDigest']}"):
+            world.register({"image": image, "entryPoint": ["/bin/busybox"], "command": ["sh", "-c", "exit 5"]})
+            arn = world.run()["tasks"][0]["taskArn"]
+            ended = world.until(arn, "STOPPED")
+            assert ended["containers"][0]["exitCode"] == 5, ended
 
     def test_a_container_that_ends_ends_its_task(self, aws_tasks: Double) -> None:
         world = World(aws_tasks)

@@ -86,7 +86,7 @@ def _record_address(record: dict[str, Any], container: Any, network: str) -> Non
 def _start(docker: Any, cdef: Mapping[str, Any], arguments: dict[str, Any], **_: Any) -> Any:
     from docker.errors import ImageNotFound  # noqa: PLC0415 - only where there is an engine
 
-    image = cdef["image"]
+    image = _loaded.get(cdef["image"], cdef["image"])
     try:
         docker.images.get(image)
     except ImageNotFound:
@@ -94,8 +94,12 @@ def _start(docker: Any, cdef: Mapping[str, Any], arguments: dict[str, Any], **_:
         if archive is None:
             message = f"ref pull has been retried 1 time(s): failed to resolve reference {image!r}: not found"
             raise ecs._ImagePullError(message) from None
-        docker.images.load(archive)
+        image = _loaded[image] = docker.images.load(archive)[0].id
     return docker.containers.run(image, **arguments)
+
+
+_loaded: dict[str, str] = {}
+"""Ids in the engine of images that were pushed here: what is loaded there has no name by digest to be run by."""
 
 
 def _pushed(image: str) -> bytes | None:
