@@ -223,8 +223,12 @@ class TestPostBuild:
         assert found["map"].decode().split() in (["0", str(owner), "1"], ["none"])
 
     async def test_a_command_that_fails_is_told_with_what_it_said(self, shell: str, blobs: Blobs) -> None:
-        with pytest.raises(FixItError, match="ended with status 3: broken") as caught:
-            await self.run(shell, blobs, "echo broken; exit 3")
+        with pytest.raises(FixItError) as caught:
+            await self.run(shell, blobs, "echo first; echo broken; exit 3\ntrue")
+        assert caught.value.message == (
+            "A command of post_build ended with status 3: broken. It was: echo first; echo broken; exit 3 …"
+        )
+        assert "post_build_network" in str(caught.value.advice)
         assert caught.value.field == "post_build"
 
     async def test_where_no_sandbox_can_be_made_it_says_so(

@@ -138,6 +138,14 @@ class TestPush:
         with pytest.raises(TryAgainError, match=r"127\.0\.0\.1:1 cannot be reached") as caught:
             await push(repository, image(blobs, b"x"), blobs, "nowhere")
         assert caught.value.advice
+        assert "tried again" not in str(caught.value), "who tries again says so"
+        await repository.aclose()
+
+    async def test_a_host_that_does_not_exist_is_told_at_once(self, blobs: Blobs) -> None:
+        repository = opened("registry.invalid", "team/images")
+        with pytest.raises(FixItError, match="registry.invalid cannot be reached: there is no such host") as caught:
+            await push(repository, image(blobs, b"x"), blobs, "nowhere")
+        assert caught.value.advice
         await repository.aclose()
 
     async def test_a_cache_that_lost_a_blob_is_told_as_that(self, repository: Repository, blobs: Blobs) -> None:

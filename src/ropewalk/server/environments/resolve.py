@@ -202,7 +202,7 @@ def explain(done: uv.Done, what: str) -> BackendError:
         return TryAgainError(
             f"The server's disk is full: packages could not be {what}.",
             delay=10.0,
-            advice="An operator frees space on it; it is tried again by itself.",
+            advice="An operator frees space on it.",
         )
     if "401" in text or "403" in text or "missing credentials" in lower:
         return FixItError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -211,11 +212,16 @@ class RegistryHttp:
                     advice="Give the certificate of its authority with the registry's settings.",
                     field="ca",
                 )
+            if isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME:
+                return FixItError(
+                    f"The registry {self.host} cannot be reached: there is no such host.",
+                    advice="Check the name for a slip; if it is right, the server's DNS does not know it.",
+                )
             cause = cause.__cause__ or cause.__context__
         return TryAgainError(
             f"The registry {self.host} cannot be reached: {exc or type(exc).__name__}.",
             delay=30.0,
-            advice="Is its address right, and does it run? It is tried again.",
+            advice="Is its address right, and does it run?",
         )
 
     def refused(self, answer: httpx.Response, method: str) -> BackendError:

@@ -26,6 +26,8 @@ __all__ = ["run_commands"]
 
 COMMAND_SECONDS = 1800.0
 """For each command."""
+_NAMED = 100
+"""Letters of a command that an error names."""
 _PROGRAM = Path(sandbox_program.__file__)
 _HIDDEN = ("proc", "dev", "sys", "tmp", "etc/resolv.conf")
 """What is put there for the commands, or is thrown away with them."""
@@ -84,12 +86,20 @@ async def _run(
             "kernel.apparmor_restrict_unprivileged_userns=0)",
         )
     if done.status:
+        said = next((line.strip() for line in reversed(done.errors.splitlines()) if line.strip()), "it said nothing")
+        offline = "Commands have no network, which an operator may allow (post_build_network)."
         raise FixItError(
-            f"The command {command[:200]!r} of post_build ended with status {done.status}: "
-            f"{' '.join(done.errors.split())[-500:].rstrip('.') or 'it said nothing'}.",
-            advice="The log has all it said." + ("" if network else " It had no network: the operator may allow it."),
+            f"A command of post_build ended with status {done.status}: {said[-300:].rstrip('.')}. "
+            f"It was: {_shortened(command)}",
+            advice="The log has all it said." if network else f"The log has all it said. {offline}",
             field="post_build",
         )
+
+
+def _shortened(command: str) -> str:
+    """Return a command as an error names it: its first line, if it is not too long."""
+    first = command.strip().partition("\n")[0]
+    return first if first == command.strip() and len(first) <= _NAMED else f"{first[:_NAMED].rstrip()} …"
 
 
 def _impossible(why: str, advice: str) -> FixItError:
