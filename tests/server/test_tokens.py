@@ -157,7 +157,11 @@ async def test_authentication_is_one_query(api: Api) -> None:
     await ada.client.get("/api/v1/me")
     with counted(api.context.db) as seen:
         await access.by_token(api.context, ada.token)
-    assert len(seen) == 1, seen
+        assert len(seen) == 1, seen
+        used = await access.by_token(api.context, ada.token, "ada")
+    assert len(seen) == 2, "an account is looked for with the token"
+    assert used.in_account is not None
+    assert used.in_account.account == "ada"
 
 
 @pytest.mark.parametrize(

@@ -67,9 +67,10 @@ class Gate(Guard):
         credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     ) -> AsyncIterator[AccountCaller]:
         """As :meth:`for_user`; the account is the path's ``{account}``, and must be the caller's to see."""
-        used = await _identify(context, credentials)
+        used = await _identify(context, credentials, account)
         try:
-            caller = await access.to_account(context, used.caller, account)
+            # Who is refused is told which accounts are theirs.
+            caller = used.in_account or await access.to_account(context, used.caller, account)
             caller.demand(self.permission)
             yield caller
         finally:
@@ -100,8 +101,10 @@ def address_of(request: Request) -> str | None:
     return None if request.client is None else request.client.host
 
 
-async def _identify(context: Context, credentials: HTTPAuthorizationCredentials | None) -> access.TokenUse:
-    used = await access.by_token(context, _token(credentials))
+async def _identify(
+    context: Context, credentials: HTTPAuthorizationCredentials | None, account: str | None = None
+) -> access.TokenUse:
+    used = await access.by_token(context, _token(credentials), account)
     # For the log of this request.
     structlog.contextvars.bind_contextvars(user=used.caller.username)
     return used

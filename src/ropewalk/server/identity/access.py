@@ -6,9 +6,9 @@ import hashlib
 import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, bindparam, or_, select, update
+from sqlalchemy import Row, and_, bindparam, or_, select, update
 
 from ropewalk.errors import AuthenticationError, NotFoundError, RopewalkError
 from ropewalk.schemas.common import SLUG
@@ -30,10 +30,15 @@ _BY_TOKEN = (
     .join(User, User.id == Token.user_id)
     .where(Token.hash == bindparam("hash"))
 )
+_WITH_ACCOUNT = (
+    _BY_TOKEN.add_columns(Account.id.label("account_id"), Account.slug, Member.role)
+    .outerjoin(Account, Account.slug == bindparam("slug"))
+    .outerjoin(Member, and_(Member.account_id == Account.id, Member.user_id == User.id))
+)
 """Statements that every request makes are put together once: that takes as long as running them. Columns, and no
 objects, for the same reason."""
 _ACCOUNT = (
-    select(Account.id, Account.slug, Member.role)
+    select(Account.id.label("account_id"), Account.slug, Member.role)
     .outerjoin(Member, and_(Member.account_id == Account.id, Member.user_id == bindparam("user_id")))
     .where(Account.slug == bindparam("slug"))
 )
@@ -48,6 +53,8 @@ class TokenUse:
     caller: Caller
     seen_at: datetime
     stale: bool
+    in_account: AccountCaller | None = None
+    """The caller in the account that was asked for, if they may see it."""
 
 
 def hash_token(token: str) -> str:
@@ -55,14 +62,18 @@ def hash_token(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-async def by_token(context: Context, token: str) -> TokenUse:
-    """Return the caller to whom *token* was given; one query.
+async def by_token(context: Context, token: str, slug: str | None = None) -> TokenUse:
+    """Return the caller to whom *token* was given, and as what they may see the account *slug*; one query.
 
     Raises:
         AuthenticationError: unknown, revoked, expired, or its user is disabled.
     """
+    # What cannot be a name is not looked for: PostgreSQL refuses some characters with an error.
+    slug = slug if slug is not None and SLUG.fullmatch(slug) else None
+    asked = {"hash": hash_token(token)} | ({} if slug is None else {"slug": slug})
     async with context.db.read() as session:
-        record = (await session.execute(_BY_TOKEN, {"hash": hash_token(token)})).one_or_none()
+        found = await session.execute(_BY_TOKEN if slug is None else _WITH_ACCOUNT, asked)
+        record = found.one_or_none()
     if record is None:
         raise AuthenticationError(
             "The token is not known to this server: it was revoked, or belongs to another server.",
@@ -78,7 +89,8 @@ async def by_token(context: Context, token: str) -> TokenUse:
     if record.disabled:
         raise AuthenticationError(f"The user {record.username!r} is disabled.", advice="Ask an operator.")
     stale = record.last_used_at is None or now - record.last_used_at >= USE_RESOLUTION
-    return TokenUse(Caller(record.user_id, record.username, record.operator, record.id), now, stale)
+    caller = Caller(record.user_id, record.username, record.operator, record.id)
+    return TokenUse(caller, now, stale, None if slug is None else _in_account(caller, record))
 
 
 async def still(context: Context, caller: Caller) -> bool:
@@ -121,16 +133,19 @@ async def to_account(context: Context, caller: Caller, slug: str) -> AccountCall
         # What cannot be a name is not looked for: PostgreSQL refuses some characters with an error.
         asked = {"slug": slug, "user_id": caller.user_id}
         row = (await session.execute(_ACCOUNT, asked)).one_or_none() if SLUG.fullmatch(slug) else None
-        if row is None or (row.role is None and not caller.operator):
+        found = None if row is None else _in_account(caller, row)
+        if found is None:
             raise await no_such_account(session, caller, slug)
+        return found
+
+
+def _in_account(caller: Caller, row: Row[*tuple[Any, ...]]) -> AccountCaller | None:
+    """Return *caller* in the account of *row*, if there is one and they may see it."""
+    if row.account_id is None or (row.role is None and not caller.operator):
+        return None
+    role = None if row.role is None else MemberRole(row.role)
     return AccountCaller(
-        caller.user_id,
-        caller.username,
-        caller.operator,
-        caller.token_id,
-        row.id,
-        row.slug,
-        None if row.role is None else MemberRole(row.role),
+        caller.user_id, caller.username, caller.operator, caller.token_id, row.account_id, row.slug, role
     )
 
 
