@@ -143,7 +143,7 @@ class TestPush:
 
     async def test_a_host_that_does_not_exist_is_told_at_once(self, blobs: Blobs) -> None:
         repository = opened("registry.invalid", "team/images")
-        with pytest.raises(FixItError, match="registry.invalid cannot be reached: there is no such host") as caught:
+        with pytest.raises(FixItError, match=r"registry\.invalid cannot be reached: there is no such host") as caught:
             await push(repository, image(blobs, b"x"), blobs, "nowhere")
         assert caught.value.advice
         await repository.aclose()
