@@ -243,8 +243,9 @@ class TestAccess:
             await push(repository, image(blobs, b"content"), blobs, "1")
             await repository.aclose()
             stranger = opened(registry.host, "team/images")
-            with pytest.raises(FixItError, match="no credentials"):
+            with pytest.raises(FixItError, match="no credentials") as caught:
                 await stranger.find("1")
+            assert f"Store some for http://{registry.host}" in str(caught.value.advice)
             await stranger.aclose()
 
     async def test_a_registry_is_trusted_by_the_authority_that_was_given(self, tmp_path: Path, blobs: Blobs) -> None:

@@ -73,11 +73,12 @@ def test_an_environment_becomes_an_image_in_the_teams_own_registry(team: Api, aw
         assert "no-such-thing" in refused
         run("image", "delete", image["digest"], "--yes")
         wish = ClusterCreate(software="flights", n_workers=1)
-        with pytest.raises(ConflictError, match="is being built") as caught:
+        with pytest.raises(ConflictError, match="built again, since its image is not in the registry") as caught:
             team(calls.create_cluster("ada", wish))
         assert caught.value.details["environment"] == "building"
         (again,) = wait_until(lambda: json.loads(run("image", "list", "--json")), within=60)
         assert again["digest"] == image["digest"]
+        assert f"The image {build['image']} is not in its registry any more" in run("env", "log", "flights")
 
         def made(wish: ClusterCreate) -> ClusterDetail | None:
             with suppress(ConflictError):  # until the build has been noted

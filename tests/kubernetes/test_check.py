@@ -91,7 +91,7 @@ async def test_tells_that_pods_are_refused_by_admission(plane: Plane) -> None:
     ("image", "status", "words"),
     [
         ("missing/dask:1", CheckStatus.FAILED, "cannot be pulled"),
-        (None, CheckStatus.WARNING, "names no image"),
+        (None, CheckStatus.WARNING, "neither an image nor a registry"),
         ("stuck/dask:1", CheckStatus.UNKNOWN, "did not run within"),
     ],
 )

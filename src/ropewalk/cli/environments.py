@@ -237,7 +237,9 @@ def list_credentials(account: options.Account = None, as_json: options.Json = Fa
 @credentials.command("set")
 def set_credentials(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What environments call them.", show_default=False)],
-    url: Annotated[str, typer.Option("--url", help="Address of the index or channel; they are sent nowhere else.")],
+    url: Annotated[
+        str, typer.Option("--url", help="Address of the index, channel or registry; they are sent nowhere else.")
+    ],
     username: Annotated[
         str,
         typer.Option("--username", help="__token__: of a token; __conda__: of one that is put into addresses as /t/…."),
@@ -245,7 +247,7 @@ def set_credentials(
     password_stdin: options.PasswordStdin = False,
     account: options.Account = None,
 ) -> None:
-    """Store user name and password of a private package index or conda channel, encrypted, or replace them."""
+    """Store user name and password of a private package index, channel or registry, encrypted, or replace them."""
     from ropewalk.cli.api import connect
     from ropewalk.client import calls
     from ropewalk.schemas.environments import IndexCredentialsSet
@@ -255,6 +257,7 @@ def set_credentials(
     with connect() as api:
         api(calls.set_index_credentials(api.account(account), name, wish))
     output.say(f"The credentials {name} are stored. Use them: ropewalk env create … --credentials {name}")
+    output.note(f"Those of a registry: ropewalk cloud-account set kubernetes --image-registry-credentials {name}")
 
 
 @credentials.command("delete")

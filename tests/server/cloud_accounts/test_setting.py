@@ -246,6 +246,8 @@ async def test_another_context_can_be_chosen_but_only_with_the_kubeconfig(world:
     assert answer.json()["settings"]["namespace"] == "other"
     refused = await world.set(ada, kind="kubernetes", settings={"context": "one"})
     assert (refused.status_code, refused.json()["error"]["field"]) == (422, "settings.context")
+    unknown = await world.set(ada, kind="kubernetes", settings={"image_registry_credentials": "nobody-stored"})
+    assert unknown.json()["error"]["field"] == "settings.image_registry_credentials"
     changed = await world.set(ada, kind="kubernetes", settings={"reach": "gateway"})
     assert (changed.json()["settings"]["reach"], changed.json()["settings"]["context"]) == ("gateway", "two")
 

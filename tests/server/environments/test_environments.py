@@ -171,6 +171,7 @@ async def test_a_cluster_waits_for_its_environment_and_runs_in_it(api: Api, buil
     builder.gate.clear()
     refused = (await ada.post(f"{ROOT}/clusters", json={**wish, "software": "etl:1"})).json()["error"]
     assert (refused["code"], refused["details"]["environment"]) == ("conflict", "building")
+    assert "is being built again, since it was removed" in refused["message"]
     builder.gate.set()
     assert (await over(ada, refused["details"]["build"]))["state"] == "ready"
     assert builder.asked[-1].lock is not None, "the very same packages"

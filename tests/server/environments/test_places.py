@@ -100,7 +100,7 @@ async def test_images_of_kubernetes_go_to_the_registry_that_was_named(
     with pytest.raises(FixItError, match="names no registry"):
         async with places.open(Target("ca-without", "ca-without", account.id, "linux/amd64")):
             pass
-    with pytest.raises(FixItError, match="no credentials 'gone'") as caught:
+    with pytest.raises(FixItError, match="no credentials that are called 'gone'") as caught:
         async with places.open(Target("ca-wrong", "ca-wrong", account.id, "linux/amd64")):
             pass
     assert caught.value.field == "image_registry_credentials"

@@ -74,6 +74,16 @@ def pod(settings: KubernetesSettings, name: str, labels: Mapping[str, str]) -> d
     }
 
 
+def _none(registry: str | None) -> CheckItem:
+    """Return what is told of a cloud account that names no image."""
+    if registry is not None:
+        message = f"Software environments are built for its clusters, and put into {registry}. None was tried."
+        return CheckItem(name=_NAME, status=CheckStatus.UNKNOWN, message=message)
+    message = "The cloud account names neither an image nor a registry to put some in: each cluster must name an image."
+    advice = "Set --image or --image-registry, or name one as container='…'."
+    return CheckItem(name=_NAME, status=CheckStatus.WARNING, message=message, advice=advice)
+
+
 class Probe:
     """Runs the cloud account's image once, and speaks to it by the way that the gateway takes."""
 
@@ -88,10 +98,7 @@ class Probe:
     async def image(self) -> CheckItem:
         """Run it."""
         if self._settings.image is None:
-            message = "The cloud account names no image: each cluster must name one."
-            return CheckItem(
-                name=_NAME, status=CheckStatus.WARNING, message=message, advice="Set --image, or container='…'."
-            )
+            return _none(self._settings.image_registry)
         await _remove(self._api, self._pod)
         try:
             await self._api.call("create", "pods", body=pod(self._settings, self._pod, {}))

@@ -23,7 +23,7 @@ from ropewalk.server.cloud_accounts import present
 from ropewalk.server.cloud_accounts.making import load, resources_of
 from ropewalk.server.cloud_accounts.service import resolve
 from ropewalk.server.cloud_accounts.stored import credentials, set_credentials, touch
-from ropewalk.server.db.models import Account, CloudAccount, Cluster, Installation, new_id
+from ropewalk.server.db.models import Account, CloudAccount, Cluster, IndexCredential, Installation, new_id
 from ropewalk.server.events import EventCode, record
 
 if TYPE_CHECKING:
@@ -162,7 +162,22 @@ async def _kubernetes(
             field="settings.context",
         )
     settings = KubernetesSettings.model_validate({**old, **given}).model_dump(mode="json")
+    login = settings["image_registry_credentials"]
+    if login is not None and login != old.get("image_registry_credentials"):
+        await _demand_login(context, account, login)
     return _wished(CloudKind.KUBERNETES, account, installation, before, settings, secret)
+
+
+async def _demand_login(context: Context, account: Account, name: str) -> None:
+    """Raise InputError where an account has stored no credentials of a name."""
+    mine = select(IndexCredential.id).where(IndexCredential.account_id == account.id, IndexCredential.name == name)
+    async with context.db.read() as session:
+        if await session.scalar(mine) is None:
+            raise InputError(
+                f"The account has stored no credentials that are called {name[:60]!r}.",
+                advice="Store them first, in the browser or with `ropewalk env credentials set`.",
+                field="settings.image_registry_credentials",
+            )
 
 
 def _revealed(values: Mapping[str, Any]) -> dict[str, Any]:

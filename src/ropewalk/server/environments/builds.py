@@ -91,7 +91,11 @@ async def wish(
         version.state, version.reason = row.state, None
     first = new and not (await present.builds_of(session, version.id))[1:]
     code = EventCode.ENVIRONMENT_CREATED if first else EventCode.ENVIRONMENT_REBUILDING
-    message = f"{actor} asked for {environment.name!r}, version {version.number}, to be built for {target.key}."
+    message = f"{actor} asked for {environment.name!r}, version {version.number}, to be built for {target.platform}."
+    if again and row.path:
+        message += " What was built before was removed from the server's disk, since nothing used it."
+    elif again and row.image:
+        message += f" Its image is not in the registry any more: {row.image}"
     details = {"name": environment.name, "version": version.number, "build": row.id}
     record(session, now, code, message, account_id=row.account_id, build_id=row.id, actor=actor, details=details)
     topics = (WISHED, f"events:{row.id}", f"environments:{row.account_id}")

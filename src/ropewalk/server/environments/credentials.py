@@ -92,7 +92,7 @@ async def _find(session: AsyncSession, account_id: str, name: str) -> IndexCrede
 
 def _unknown(name: str) -> NotFoundError:
     return NotFoundError(
-        f"The account has no credentials {name[:60]!r} for a package index.",
+        f"The account has stored no credentials that are called {name[:60]!r}.",
         advice="See which there are with: ropewalk env credentials list",
         field="credentials",
     )

@@ -141,11 +141,17 @@ async def _being_built(
         build = await builds.wish(context, session, environment, version, target, caller.username, again=again)
         await session.flush()
     return ConflictError(
-        f"The software environment {environment.name!r} is being built: a cluster can start when that is done.",
+        f"The software environment {environment.name!r} is being built{_why(build) if again else ''}: "
+        "a cluster can start when that is done.",
         advice=f"Follow it with: ropewalk env log {environment.name} --follow",
         field="software",
         details={"environment": "building", "build": build.id},
     )
+
+
+def _why(build: EnvironmentBuild) -> str:
+    """Return why what was built is built again, within a sentence."""
+    return " again, since its image is not in the registry any more" if build.image else " again, since it was removed"
 
 
 async def mark_used(context: Context, session: AsyncSession, software: Software) -> None:

@@ -97,7 +97,10 @@ class BuildWorker:
         )
         builder, target = await builder_for(self._context, cloud, row.account_id)
         target = replace(target, platform=cast("Platform", row.platform))  # a cluster may have asked for another one
-        self._report.log(f"Building {environment.name} version {version.number} for {row.target} ({row.platform}).")
+        place = "this machine" if cloud.backend == "local" else f"nodes in {cloud.backend}"
+        self._report.log(f"Building {environment.name} version {version.number} for {place} ({row.platform}).")
+        if row.image is not None and not row.fresh:
+            self._report.log(f"The image {row.image} is not in its registry any more, so it is made again.")
         wheels = {wheel.sha256: files.wheel(row.account_id, wheel) for wheel in spec.wheels}
         earlier = twin or row
         lock = None if row.fresh or earlier.lock is None else Lock.model_validate(earlier.lock)

@@ -231,10 +231,17 @@ class RegistryHttp:
             return TryAgainError(f"The registry {self.host} answers {status}{why}.", delay=30.0)
         if status in (401, 403):
             what = "reading" if method in ("GET", "HEAD") else "writing"
-            known = "these credentials" if self._access.basic() else "no credentials"
+            if self._access.basic():
+                known, advice = "these credentials", "Check the user name, the password and what they may do there."
+            else:
+                known = "no credentials"
+                advice = (
+                    f"Store some for {self.base}, in the browser or with `ropewalk env credentials set`, and name them "
+                    "where the registry is named: in the environment, or in the cloud account's settings."
+                )
             return FixItError(
                 f"The registry {self.host} refuses {what} with {known} ({status}){why}.",
-                advice="Check the user name, the password and what they may do there.",
+                advice=advice,
                 field="password",
                 details={"status": status},
             )
