@@ -2,23 +2,23 @@
 
 With ``CRASH_SIGNAL``, the name of a signal, it sends itself that one instead, once.
 
-Points are ``commit:N`` (right after the N-th write of the reconciler), ``launch.before``, ``launch.after``,
-``stop.before`` and ``stop.after`` (around the backend's work, the last two of them before anything is recorded); of
-builds of virtual environments ``resolve.after``, ``fill.after`` (it is complete, under another name) and
-``venv.after`` (it is in its place, and not recorded).
+Points are ``commit:N`` (right after the N-th write of the reconciler, of which a new cluster itself is one),
+``launch.before``, ``launch.after``, ``stop.before`` and ``stop.after`` (around the backend's work, the last two of them
+before anything is recorded); of builds of virtual environments ``resolve.after``, ``fill.after`` (it is complete, under
+another name) and ``venv.after`` (it is in its place, and not recorded).
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from ropewalk.backends.local.backend import LocalBackend
 from ropewalk.cli.main import main
-from ropewalk.server.clusters import actor, leases
+from ropewalk.server.clusters import actor, leases, reconciler
 from ropewalk.server.environments import resolve, venvs
 from ropewalk.server.environments.venvs import VenvBuilder
 
@@ -43,6 +43,18 @@ async def _fenced(*arguments: Any) -> AsyncIterator[Any]:
     _reach(f"commit:{_commits}")
 
 
+_newborn = reconciler.Reconciler.newborn
+
+
+@contextmanager
+def _born(*arguments: Any) -> Iterator[Any]:
+    global _commits  # noqa: PLW0603 - as above
+    with _newborn(*arguments) as worker:
+        yield worker
+        _commits += 1
+        _reach(f"commit:{_commits}")
+
+
 def _around(name: str, method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     async def wrapped(*arguments: Any, **options: Any) -> Any:
         _reach(f"{name}.before")
@@ -58,6 +70,7 @@ if __name__ == "__main__":
     # The same, and then perhaps death.
     for holder, name, replacement in (
         (actor, "fenced", _fenced),
+        (reconciler.Reconciler, "newborn", _born),
         (LocalBackend, "launch", _around("launch", LocalBackend.launch)),
         (LocalBackend, "stop", _around("stop", LocalBackend.stop)),
         (venvs, "resolve", _around("resolve", resolve.resolve)),

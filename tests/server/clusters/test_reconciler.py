@@ -13,10 +13,13 @@ from typing import Any
 import psutil
 import pytest
 import structlog
+from sqlalchemy import select
 
 from ropewalk.backends.memory import MemoryBackend
 from ropewalk.backends.port import NodeHandle
-from ropewalk.errors import ClusterGoneError, FixItError, TryAgainError
+from ropewalk.errors import ClusterGoneError, ConflictError, FixItError, TryAgainError
+from ropewalk.schemas.clusters import ClusterSpec
+from ropewalk.server.cloud_accounts.service import HOSTED_ID
 from ropewalk.server.clusters import service
 from ropewalk.server.clusters.leases import Lease, LeaseLostError, claim, fenced, release_dead
 from ropewalk.server.clusters.plan import ATTENTION, STOP_AGAIN
@@ -519,3 +522,27 @@ async def test_cost_counts_from_launch_to_gone_at_the_price_of_the_day(running: 
     after = await service.cost_of(running.context, running.caller, "c")
     assert after.per_hour == 0
     assert after.so_far == pytest.approx(10 * hourly)
+
+
+async def test_a_renewal_leaves_a_cluster_alone_that_is_just_being_made(fleet: Fleet) -> None:
+    """Its lease is there with its row, and who works on it a moment later."""
+    async with fleet.server(fleet.context) as reconciler:
+        backend = await fleet.context.backends.get(HOSTED_ID)
+        row = service._new_row(fleet.context, fleet.caller, "c", ClusterSpec(n_workers=0), None)
+        row.cloud_account_id = HOSTED_ID
+        with reconciler.newborn(row, backend, "ada") as worker:
+            async with fleet.database.transaction() as session:
+                await service._write_new(fleet.context, session, row, fleet.caller, backend, worker)
+            await reconciler._renew()
+        await fleet.until("ready")
+        async with fleet.database.read() as session:
+            assert await session.scalar(select(Cluster.fence)) == 1, "it was given back, and claimed again"
+
+
+async def test_a_cluster_that_could_not_be_written_is_worked_on_by_nobody(running: Fleet) -> None:
+    await running.create(n_workers=0)
+    with pytest.raises(ConflictError):
+        await running.create(n_workers=0)
+    await running.until("ready")
+    assert running.running() == [f"{(await running.get()).id}-scheduler"]
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("cluster ")][1:]

@@ -47,7 +47,7 @@ async def test_a_live_name_is_refused_and_a_stopped_one_is_free(running: Fleet) 
     assert refused.value.field == "name"
     await running.stop()
     await running.until("stopped")
-    assert (await running.create(n_workers=0)).state == "pending"
+    assert (await running.create(n_workers=0)).state == "starting"
 
 
 async def test_two_requests_for_one_name_at_once_make_one_cluster(fleet: Fleet) -> None:
@@ -257,6 +257,19 @@ async def test_a_list_costs_the_same_number_of_queries_for_one_and_for_many(flee
     for number in range(1, 10):
         await fleet.create(n_workers=0, name=f"c{number}")
     assert await cost() == one
+
+
+async def test_a_cluster_is_made_and_ready_to_be_launched_with_nine_statements(running: Fleet) -> None:
+    """All of them come before its first node is started, and each takes about as long as starting one."""
+    with counted(running.database) as seen:
+        cluster = await running.create()
+        asked = [statement for statement in seen if "pg_notify" not in statement]
+    assert len(asked) <= 9 + 2, asked  # a backend that is a stand-in is looked for each time
+    assert [(node.state, node.role) for node in cluster.nodes] == [("pending", "scheduler")] + 2 * [
+        ("pending", "worker")
+    ]
+    await running.until("ready", workers=2)
+    assert (await running.codes())[:3] == ["cluster.created", "cluster.starting", "node.launched"]
 
 
 async def test_a_look_at_a_cluster_is_three_queries_and_one_at_its_news_two(fleet: Fleet) -> None:

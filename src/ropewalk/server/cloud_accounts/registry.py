@@ -66,8 +66,12 @@ class Backends:
         self._db, self._vault = db, vault
         self._workshop = Workshop(settings.local_dir, settings.data_dir / "ended", settings.aws_endpoint_url)
 
-    async def get(self, cloud_account_id: str) -> Backend:
+    async def get(self, cloud_account_id: str, *, read: CloudAccount | None = None) -> Backend:
         """Return the backend of a cloud account, made from its settings of now.
+
+        Args:
+            cloud_account_id: Which.
+            read: Its row, by whoever has just read it.
 
         Raises:
             NotFoundError: There is no such cloud account.
@@ -76,6 +80,10 @@ class Backends:
         """
         if cloud_account_id in self._overrides:
             return self._overrides[cloud_account_id]
+        if read is not None and read.forgotten_at is None:
+            known = self._made.get(read.id)
+            if known is not None and known.updated_at == read.updated_at:
+                return known.backend
         row, place = await self._row(cloud_account_id)
         if row.backend in self._overrides:
             return self._overrides[row.backend]

@@ -77,6 +77,8 @@ class Actor:
         self._told: launching.Wishes | None = None
         self._silence: Silence | None = None
         self._worked = False
+        self._first: tuple[Cluster, Sequence[Node], Sequence[Action]] | None = None
+        """What was decided, and written, together with the cluster."""
         self._retiring: set[str] = set()
         self._asked_to_stop: set[str] = set()
         self._choose_at: datetime | None = None
@@ -159,6 +161,9 @@ class Actor:
 
     async def _settle(self) -> datetime | None:
         """Take steps until only time or news can change anything; returns when to look again."""
+        if self._first is not None:
+            first, self._first = self._first, None
+            await self._make_true(*first)
         while True:
             actions = await self._step()
             times = [action.at for action in actions if action.kind is ActionKind.WAKE_AT and action.at is not None]
@@ -176,41 +181,68 @@ class Actor:
         now = self._context.clock.now()
         async with fenced(self._context, self.lease) as session:
             cluster, nodes = await store.load(session, self.lease.cluster_id)
-            self._worked = self._worked or await store.ever_worked(session, cluster, nodes)
-            self._note(session, cluster, nodes)
-            link = self._link
-            linked = link is not None and link.up
-            silence = await self._listen(session, now, linked=linked)
-            seen = store.view(
-                cluster,
-                nodes,
-                self._sightings,
-                link.status if link else None,
-                linked=linked,
-                worked=self._worked,
-                address_first=self._backend.capabilities.scheduler_address_first,
-                asked=self._asked_to_stop,
-                silence=silence,
-                own_name=lambda node: own_name(self._backend, node.name, node.cloud_id),
-            )
-            planned = plan(seen, now)
-            self._clear_attention(cluster, nodes, planned)
-            actions = [self._unless_under_way(action, cluster, now) for action in planned]
-            await self._write(session, cluster, nodes, actions, now)
+            actions = await self._decide(session, cluster, nodes, now)
             if _tell_of(session, cluster, actions):
                 await self._context.wakeups.announce(session, f"events:{cluster.id}", f"account:{cluster.account_id}")
+        await self._make_true(cluster, nodes, actions)
+        return actions
+
+    async def _decide(
+        self, session: AsyncSession, cluster: Cluster, nodes: list[Node], now: datetime
+    ) -> Sequence[Action]:
+        """Plan the next step, and write down what it is; *nodes* gets those that are added."""
+        self._worked = self._worked or await store.ever_worked(session, cluster, nodes)
+        self._note(session, cluster, nodes)
+        link = self._link
+        linked = link is not None and link.up
+        silence = await self._listen(session, now, linked=linked)
+        seen = store.view(
+            cluster,
+            nodes,
+            self._sightings,
+            link.status if link else None,
+            linked=linked,
+            worked=self._worked,
+            address_first=self._backend.capabilities.scheduler_address_first,
+            asked=self._asked_to_stop,
+            silence=silence,
+            own_name=lambda node: own_name(self._backend, node.name, node.cloud_id),
+        )
+        planned = plan(seen, now)
+        self._clear_attention(cluster, nodes, planned)
+        actions = [self._unless_under_way(action, cluster, now) for action in planned]
+        await self._write(session, cluster, nodes, actions, now)
+        return actions
+
+    async def _make_true(self, cluster: Cluster, nodes: Sequence[Node], actions: Sequence[Action]) -> None:
+        """Do what was decided, and is committed."""
         self.state = ClusterState(cluster.state)
         await self._follow_rows(cluster, nodes, actions)
         await self._act(cluster, nodes, actions)
-        return actions
+
+    async def write_first(self, session: AsyncSession, cluster: Cluster, now: datetime) -> Sequence[Node]:
+        """Take the first steps in the transaction that makes the cluster, up to those that are more than writing.
+
+        So the backend is called right after that transaction, and not after three others. Nothing is asked of the
+        database; the cluster's own row is left to the caller. Returns the nodes.
+        """
+        self._silence = self._new_silence(told=False)
+        nodes: list[Node] = []
+        while True:
+            actions = await self._decide(session, cluster, nodes, now)
+            if not actions or any(action.kind in _MORE_THAN_WRITING for action in actions):
+                self._first = (cluster, nodes, actions)
+                return nodes
 
     async def _listen(self, session: AsyncSession, now: datetime, *, linked: bool) -> Silence:
         """Take note of whether the scheduler is heard."""
         if self._silence is None:
-            told = await store.link_was_lost(session, self.lease.cluster_id)
-            self._silence = Silence(timedelta(seconds=self._context.settings.silent_scheduler_seconds), told=told)
+            self._silence = self._new_silence(told=await store.link_was_lost(session, self.lease.cluster_id))
         self._silence.note(now, linked=linked)
         return self._silence
+
+    def _new_silence(self, *, told: bool) -> Silence:
+        return Silence(timedelta(seconds=self._context.settings.silent_scheduler_seconds), told=told)
 
     def _unless_under_way(self, action: Action, cluster: Cluster, now: datetime) -> Action:
         """Replace what is being done already, or was said already, by waiting."""
@@ -509,6 +541,8 @@ class Actor:
             self.wake()
 
 
+_MORE_THAN_WRITING = frozenset({ActionKind.WAKE_AT, ActionKind.LAUNCH})
+"""With what the first steps of a cluster end; none of its nodes can have been seen yet."""
 _UNTOLD = frozenset({ActionKind.WAKE_AT, ActionKind.LAUNCH, ActionKind.STOP, ActionKind.CHOOSE, ActionKind.RETIRE})
 """What nobody sees before it is done, and told then."""
 

@@ -33,6 +33,7 @@ __all__ = [
     "claim",
     "fenced",
     "held_by_others",
+    "newborn",
     "release",
     "release_dead",
     "renew",
@@ -60,6 +61,12 @@ async def claim(context: Context, owner: str) -> list[Lease]:
     async with context.db.transaction() as session:
         found = [(rows.take(context, row, owner), row) for row in await session.scalars(wanted)]
         return [Lease(lease.row_id, owner, lease.fence, row.cloud_account_id) for lease, row in found]
+
+
+def newborn(context: Context, row: Cluster, owner: str) -> Lease:
+    """Let *owner* hold a cluster from the transaction on that makes it."""
+    lease = rows.take(context, row, owner)
+    return Lease(lease.row_id, owner, lease.fence, row.cloud_account_id)
 
 
 async def release_dead(context: Context) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import func, select, update
+from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ropewalk.errors import LimitExceededError
@@ -15,8 +15,8 @@ from ropewalk.server.settings import Settings
 
 async def lock_account(session: AsyncSession, account_id: str, now: datetime) -> Account:
     """Make everyone else who wants to check this account's limits wait for the end of this transaction."""
-    await session.execute(update(Account).where(Account.id == account_id).values(touched_at=now))
-    return await session.get_one(Account, account_id)
+    touched = update(Account).where(Account.id == account_id).values(touched_at=now).returning(Account)
+    return (await session.scalars(touched)).one()
 
 
 async def check(
@@ -39,11 +39,11 @@ async def check(
     own = member.core_limit if member is not None else None
     member_limit = settings.default_member_core_limit if own is None else own
     account_limit = settings.default_account_core_limit if account.core_limit is None else account.core_limit
-    for who, limit, used in (
-        ("you", member_limit, await _used(session, account.id, leave_out, user_id)),
-        (f"the account {account.slug}", account_limit, await _used(session, account.id, leave_out)),
-    ):
-        if limit is not None and used + more > limit:
+    for who, limit, whose in (("you", member_limit, user_id), (f"the account {account.slug}", account_limit, None)):
+        if limit is None:
+            continue
+        used = await _used(session, account.id, leave_out, whose)
+        if used + more > limit:
             verb = "use" if who == "you" else "uses"
             left = max(0.0, limit - used)
             raise LimitExceededError(
@@ -54,9 +54,11 @@ async def check(
 
 
 async def _used(session: AsyncSession, account_id: str, leave_out: str, user_id: str | None = None) -> float:
-    cores = select(func.coalesce(func.sum(Cluster.reserved_cores), 0.0)).where(
-        Cluster.account_id == account_id, Cluster.state.in_(LIVE), Cluster.id != leave_out
-    )
-    if user_id is not None:
-        cores = cores.where(Cluster.creator_id == user_id)
-    return float((await session.scalars(cores)).one())
+    asked = {"account": account_id, "leave_out": leave_out}
+    cores = _CORES if user_id is None else _CORES.where(Cluster.creator_id == user_id)
+    return float((await session.scalars(cores, asked)).one())
+
+
+_CORES = select(func.coalesce(func.sum(Cluster.reserved_cores), 0.0)).where(
+    Cluster.account_id == bindparam("account"), Cluster.state.in_(LIVE), Cluster.id != bindparam("leave_out")
+)

@@ -13,6 +13,7 @@ from ropewalk.schemas import clusters as schemas
 from ropewalk.schemas.clusters import NodeRole, NodeState
 from ropewalk.server.clusters.cost import cost
 from ropewalk.server.db.models import Account, CloudAccount, Cluster, Node, User
+from ropewalk.server.identity.permissions import AccountCaller
 from ropewalk.server.settings import Settings
 
 _LIVE = frozenset(state.value for state in NodeState if state.live)
@@ -33,7 +34,23 @@ async def clusters(
 async def detail(session: AsyncSession, settings: Settings, row: Cluster, now: datetime) -> schemas.ClusterDetail:
     """Show one cluster with its nodes."""
     nodes = list(await session.scalars(_NODES, {"cluster": row.id}))
-    facts = _facts(row, nodes, await _names_of(session, row), settings, now)
+    return _detail(row, nodes, await _names_of(session, row), settings, now)
+
+
+def new(
+    settings: Settings, row: Cluster, nodes: Sequence[Node], caller: AccountCaller, cloud: CloudAccount
+) -> schemas.ClusterDetail:
+    """Show a cluster that *caller* has just made on *cloud*: nothing is asked of the database."""
+    names = _Names()
+    names.accounts[row.account_id], names.users[row.creator_id] = caller.account, caller.username
+    names.clouds[cloud.id] = cloud
+    return _detail(row, sorted(nodes, key=lambda node: (node.role, node.name)), names, settings, row.created_at)
+
+
+def _detail(
+    row: Cluster, nodes: Sequence[Node], names: _Names, settings: Settings, now: datetime
+) -> schemas.ClusterDetail:
+    facts = _facts(row, nodes, names, settings, now)
     spec = schemas.ClusterSpec.model_validate(row.spec)
     return schemas.ClusterDetail(**facts, spec=spec, nodes=[_node(node) for node in nodes])
 

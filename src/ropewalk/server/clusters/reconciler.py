@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from functools import partial
 
 import structlog
@@ -22,7 +22,7 @@ from ropewalk.server.clusters.actor import Actor, Surroundings
 from ropewalk.server.clusters.observer import Observer
 from ropewalk.server.clusters.sweep import Sweep
 from ropewalk.server.context import Context
-from ropewalk.server.db.models import Account, Installation
+from ropewalk.server.db.models import Account, Cluster, Installation
 from ropewalk.server.leases.loops import Loops
 from ropewalk.server.leases.owners import new_owner
 from ropewalk.server.leases.rows import NO_DATABASE, RENEWALS_PER_LEASE
@@ -57,6 +57,7 @@ class Reconciler:
         self._surroundings: Surroundings | None = None
         self._renewed = time.monotonic()
         self._beginning: set[str] = set()
+        self._newborn: set[str] = set()
         self.orphans = 0
         """Found by the last sweep."""
         self._unrenewed = leases.Unrenewed()
@@ -80,6 +81,7 @@ class Reconciler:
             passes=asyncio.Semaphore(self._context.settings.reconcile_concurrency),
         )
         self._stack.enter_context(self._context.wakeups.listener(self._woken))
+        self._context.newborn = self.newborn
         settings = self._context.settings
         self.loops.start("claim", self._claim, self._wait)
         self.loops.every(settings.lease_seconds / RENEWALS_PER_LEASE, "renew", self._renew)
@@ -87,6 +89,7 @@ class Reconciler:
 
     async def stop(self) -> None:
         """Stop working; clusters go on, and whoever starts next takes them over at once."""
+        self._context.newborn = None
         self._stack.close()
         await self.loops.stop()
         await self._drop(list(self._actors))
@@ -198,6 +201,29 @@ class Reconciler:
             # The lease runs out and is claimed again: that is the retry.
             self.loops.failed("backend", exc)
             return
+        self._run(Actor(lease, self._surroundings, backend), backend)
+
+    @contextlib.contextmanager
+    def newborn(self, row: Cluster, backend: Backend, account: str) -> Iterator[Actor]:
+        """Give who works on a cluster from the transaction on that makes it, and begins once that is committed.
+
+        Args:
+            row: The new cluster, which is given a lease here.
+            backend: What drives it.
+            account: The slug of its account.
+        """
+        assert self._surroundings is not None  # noqa: S101 - start() made them
+        self._slugs[row.account_id] = account
+        self._newborn.add(row.id)
+        try:
+            actor = Actor(leases.newborn(self._context, row, self.owner), self._surroundings, backend)
+            yield actor
+            self._run(actor, backend)
+        finally:
+            self._newborn.discard(row.id)
+
+    def _run(self, actor: Actor, backend: Backend) -> None:
+        lease = actor.lease
         self._backends[lease.cloud_account_id] = backend
         observer = self._observers.get(lease.cloud_account_id)
         if observer is None:
@@ -206,7 +232,6 @@ class Reconciler:
                 self._context.metrics,
                 partial(self._looked, lease.cloud_account_id),
             )
-        actor = Actor(lease, self._surroundings, backend)
         task = asyncio.create_task(actor.run(), name=f"cluster {lease.cluster_id}")
         self._actors[lease.cluster_id] = (actor, task)
         observer.add(actor)
@@ -256,7 +281,7 @@ class Reconciler:
             raise
         self._renewed = time.monotonic()
         await self._let_go([cluster_id for cluster_id in self._actors if cluster_id not in kept])
-        idle = kept - set(self._actors) - self._beginning
+        idle = kept - set(self._actors) - self._beginning - self._newborn
         if idle:
             await self._give_back(idle)
         self._count()

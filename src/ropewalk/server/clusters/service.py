@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Sequence
+from contextlib import nullcontext
 
 import structlog
 from dask.utils import format_time
-from sqlalchemy import bindparam, or_, select
+from sqlalchemy import bindparam, insert, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -27,8 +29,8 @@ from ropewalk.server.clusters.cost import cost, estimate
 from ropewalk.server.clusters.leases import LIVE
 from ropewalk.server.clusters.secret import ClusterSecret, open_secret
 from ropewalk.server.clusters.timeline import timeline
-from ropewalk.server.context import Context
-from ropewalk.server.db.models import Account, CloudAccount, Cluster, Event, Member, Node, User, new_id
+from ropewalk.server.context import Context, Worker
+from ropewalk.server.db.models import Account, CloudAccount, Cluster, Event, Member, Node, User, columns_of, new_id
 from ropewalk.server.environments import using
 from ropewalk.server.events import EventCode, record, shown
 from ropewalk.server.identity.permissions import AccountCaller, Caller, Permission
@@ -56,25 +58,29 @@ async def create(
         LimitExceededError: the member or the account may not use so many cores.
     """
     name = request.name or f"{caller.username[:27]}-{secrets.token_hex(4)}"
-    if reattach and (existing := await _live(context, caller.account_id, name)) is not None:
-        return existing, False
-    spec, cloud, backend = await _resolved(context, caller, request)
+    async with context.db.read() as session:
+        if reattach and (existing := await _live(context, session, caller.account_id, name)) is not None:
+            return existing, False
+        spec, cloud = await _resolved(session, caller, request)
+    backend = await _backend(context, spec, cloud)
     software = await _software(context, caller, request, spec, cloud, backend)
     row = await asyncio.to_thread(_new_row, context, caller, name, spec, software)
     row.cloud_account_id = cloud.id
     try:
-        async with context.db.transaction() as session:
-            account = await limits.lock_account(session, caller.account_id, row.created_at)
-            # Shared with other new clusters; whoever tears the cloud account down waits for them, or they see it.
-            refuse_unusable(await session.get_one(CloudAccount, cloud.id, with_for_update={"read": True}))
-            await limits.check(session, context.settings, account, caller.user_id, more=row.reserved_cores)
-            if software is not None:
-                await using.mark_used(context, session, software)
-            await _write_new(context, session, row, caller, backend)
-            shown = await present.detail(session, context.settings, row, row.created_at)
+        with nullcontext() if context.newborn is None else context.newborn(row, backend, caller.account) as worker:
+            async with context.db.transaction() as session:
+                account = await limits.lock_account(session, caller.account_id, row.created_at)
+                # Shared with other new clusters; whoever tears the cloud account down waits for them, or they see it.
+                cloud = await session.get_one(CloudAccount, cloud.id, with_for_update={"read": True})
+                refuse_unusable(cloud)
+                await limits.check(session, context.settings, account, caller.user_id, more=row.reserved_cores)
+                if software is not None:
+                    await using.mark_used(context, session, software)
+                nodes = await _write_new(context, session, row, caller, backend, worker)
     except IntegrityError:
         # Two requests at once: the unique index on live names let one through.
-        existing = await _live(context, caller.account_id, name)
+        async with context.db.read() as session:
+            existing = await _live(context, session, caller.account_id, name)
         if reattach and existing is not None:
             return existing, False
         raise ConflictError(
@@ -82,25 +88,28 @@ async def create(
             advice=f"Connect to it with Cluster(name={name!r}), stop it, or choose another name.",
             field="name",
         ) from None
-    return shown, True
+    return present.new(context.settings, row, nodes, caller, cloud), True
 
 
 async def _resolved(
-    context: Context, caller: AccountCaller, request: schemas.ClusterCreate
-) -> tuple[ClusterSpec, CloudAccount, Backend]:
-    """Return what is really wished, and the cloud account, with its backend, where it is to run.
+    session: AsyncSession, caller: AccountCaller, request: schemas.ClusterCreate
+) -> tuple[ClusterSpec, CloudAccount]:
+    """Return what is really wished, and the cloud account where it is to run.
 
     Fields that the request leaves out are taken from its configuration, and then from the defaults.
     """
     given = request.model_dump(exclude_unset=True, exclude={"name", "configuration", "fingerprint"})
-    async with context.db.read() as session:
-        if request.configuration is not None:
-            given = await template(session, caller.account_id, request.configuration) | given
-        cloud = await resolve(session, await session.get_one(Account, caller.account_id))
-    spec = ClusterSpec.model_validate(given)
-    backend = await context.backends.get(cloud.id)
+    if request.configuration is not None:
+        given = await template(session, caller.account_id, request.configuration) | given
+    cloud = await resolve(session, await session.get_one(Account, caller.account_id))
+    return ClusterSpec.model_validate(given), cloud
+
+
+async def _backend(context: Context, spec: ClusterSpec, cloud: CloudAccount) -> Backend:
+    """Return what drives *cloud*, and can do what is wished."""
+    backend = await context.backends.get(cloud.id, read=cloud)
     _validate(spec, backend)
-    return spec, cloud, backend
+    return backend
 
 
 async def _software(
@@ -177,20 +186,30 @@ def _new_row(
 
 
 async def _write_new(
-    context: Context, session: AsyncSession, row: Cluster, caller: AccountCaller, backend: Backend
-) -> None:
-    session.add(row)
-    await session.flush()
+    context: Context,
+    session: AsyncSession,
+    row: Cluster,
+    caller: AccountCaller,
+    backend: Backend,
+    worker: Worker | None,
+) -> Sequence[Node]:
+    """Write a new cluster, and what *worker* decides first about it; returns its nodes."""
     workers = f"{row.minimum} to {row.maximum}" if row.minimum is not None else str(row.n_workers)
     message = f"{caller.username} asked for {row.name} with {workers} workers, on {backend.kind}."
-    await _wished(context, session, row, EventCode.CLUSTER_CREATED, message, actor=caller.username)
+    # Nodes and events refer to the cluster, which is written before them, and once: with what is decided here.
+    with session.no_autoflush:
+        _record_wish(context, session, row, EventCode.CLUSTER_CREATED, message, actor=caller.username)
+        nodes = [] if worker is None else await worker.write_first(session, row, row.created_at)
+        await session.execute(insert(Cluster), [columns_of(row)])
+    topics = (f"cluster:{row.id}",) if worker is None else ()
+    await context.wakeups.announce(session, *topics, f"account:{row.account_id}")
+    return nodes
 
 
-async def _live(context: Context, account_id: str, name: str) -> schemas.ClusterDetail | None:
-    async with context.db.read() as session:
-        live = select(Cluster).where(Cluster.account_id == account_id, Cluster.name == name, Cluster.state.in_(LIVE))
-        row = (await session.scalars(live)).one_or_none()
-        return None if row is None else await present.detail(session, context.settings, row, context.clock.now())
+async def _live(context: Context, session: AsyncSession, account_id: str, name: str) -> schemas.ClusterDetail | None:
+    live = select(Cluster).where(Cluster.account_id == account_id, Cluster.name == name, Cluster.state.in_(LIVE))
+    row = (await session.scalars(live)).one_or_none()
+    return None if row is None else await present.detail(session, context.settings, row, context.clock.now())
 
 
 async def find(session: AsyncSession, account_id: str, name: str) -> Cluster:
@@ -343,12 +362,18 @@ async def _wished(
     context: Context, session: AsyncSession, row: Cluster, code: EventCode, message: str, *, actor: str
 ) -> None:
     """Record a wish, and wake the reconciler and those who follow the events once it is committed."""
+    _record_wish(context, session, row, code, message, actor=actor)
+    await context.wakeups.announce(session, f"cluster:{row.id}", f"events:{row.id}", f"account:{row.account_id}")
+
+
+def _record_wish(
+    context: Context, session: AsyncSession, row: Cluster, code: EventCode, message: str, *, actor: str
+) -> None:
     now = context.clock.now()
     request = structlog.contextvars.get_contextvars().get("request_id")
     details = {"request_id": request} if request is not None else {}
     record(session, now, code, message, account_id=row.account_id, cluster_id=row.id, actor=actor, details=details)
     log.info("cluster.wished", wish=code, cluster=row.id, name=row.name, actor=actor)
-    await context.wakeups.announce(session, f"cluster:{row.id}", f"events:{row.id}", f"account:{row.account_id}")
 
 
 def _refuse_ended(row: Cluster) -> None:
@@ -464,5 +489,6 @@ async def cost_of(context: Context, caller: AccountCaller, name: str) -> schemas
 
 async def estimate_of(context: Context, caller: AccountCaller, request: schemas.ClusterCreate) -> schemas.CostEstimate:
     """Return what such a cluster would cost per hour on the account's cloud account."""
-    spec, _, backend = await _resolved(context, caller, request)
-    return estimate(spec, backend)
+    async with context.db.read() as session:
+        spec, cloud = await _resolved(session, caller, request)
+    return estimate(spec, await _backend(context, spec, cloud))

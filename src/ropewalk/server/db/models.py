@@ -29,6 +29,12 @@ def new_id(prefix: str) -> str:
     return f"{prefix}-" + "".join(secrets.choice(_ID_ALPHABET) for _ in range(12))
 
 
+def columns_of(row: Base) -> dict[str, Any]:
+    """Return what was given to a row that no session has: to write it by a statement, in its turn."""
+    given = vars(row)
+    return {column.key: given[column.key] for column in type(row).__mapper__.column_attrs if column.key in given}
+
+
 class UtcDateTime(TypeDecorator[datetime]):
     """Times with a zone, in UTC on every database."""
 
