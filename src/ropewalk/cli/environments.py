@@ -313,7 +313,10 @@ def _newest(found: Environment) -> str:
 
 
 def _places(version: EnvironmentVersion) -> str:
-    return ", ".join(f"{build.target} {build.platform} ({build.state})" for build in version.builds)
+    def place(target: str) -> str:
+        return "the server" if target == "local" else "the cloud account"
+
+    return ", ".join(f"{place(build.target)}, {build.platform} ({build.state})" for build in version.builds)
 
 
 def _variable(item: str) -> tuple[str, str]:

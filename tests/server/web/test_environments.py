@@ -164,6 +164,29 @@ async def test_a_build_that_fails_says_why_and_leads_to_the_field(scene: Scene) 
 
 
 @on_sqlite
+async def test_one_that_was_never_built_has_a_page_that_says_so(scene: Scene) -> None:
+    scene.builder.answer = lambda _request: FixItError(EXPLANATION, field="pip")
+    await scene.built(name="etl", pip="six==99")
+    await scene.ada.open(f"{HOME}/etl")
+    assert "Version 1 could not be built" in scene.ada.text
+    assert "No cluster can use it yet." in scene.ada.text
+
+
+@on_sqlite
+async def test_what_is_not_there_leads_to_what_there_is(scene: Scene) -> None:
+    await scene.built(name="etl", pip=PIP)
+    for path, link, words in (
+        (f"{HOME}/nosuch", HOME, "To the software environments of ada"),
+        (f"{HOME.replace('environments', 'builds')}/eb-nosuch", HOME, "To the software environments of ada"),
+        (f"{HOME}/etl/versions/9", f"{HOME}/etl", "To all versions of etl"),
+    ):
+        page = await scene.ada.open(path)
+        assert page.status_code == 404
+        assert f'href="{link}">{words}<' in page.text
+        assert "ropewalk env" not in page.text, "a page advises no command"
+
+
+@on_sqlite
 async def test_what_is_wrong_is_marked_and_nothing_that_was_typed_is_lost(scene: Scene) -> None:
     await scene.built(name="there", pip=PIP)
     wishes: list[tuple[dict[str, Any], str]] = [

@@ -4,7 +4,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Annotated, Any, cast
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import structlog
 from fastapi import Depends, Path, Request, Response
@@ -198,6 +198,8 @@ class PageRoute(APIRoute):
                 return await self.interrupted(request)
             except RequestValidationError:
                 return failure("Wrong form", "The form is not one of this server.", status=422)
+            except NotFoundError as exc:
+                return _missing(request, exc)
             except RopewalkError as exc:
                 return failure(_TITLES.get(exc.http_status, "That did not work"), exc.message, exc.advice, exc)
             except Exception:
@@ -220,11 +222,42 @@ class PageRoute(APIRoute):
 _TITLES = {403: "You may not do that", 404: "There is nothing here", 429: "Too many tries"}
 
 
+_LISTS = {
+    "builds": ("environments", "software environments"),
+    "clusters": ("clusters", "clusters"),
+    "configurations": ("configurations", "configurations"),
+    "environments": ("environments", "software environments"),
+    "index-credentials": ("index-credentials", "stored credentials"),
+}
+"""Of what can be missing, by the part of an address below an account: page that lists it, and what that is called."""
+
+
 def failure(
-    title: str, text: str, advice: str | None = None, exc: RopewalkError | None = None, *, status: int = 400
+    title: str,
+    text: str,
+    advice: str | None = None,
+    exc: RopewalkError | None = None,
+    *,
+    status: int = 400,
+    back: tuple[str, str] = ("/", "To your clusters"),
 ) -> HTMLResponse:
-    """Return the page for what went wrong."""
-    return page("error.html", status=exc.http_status if exc else status, title=title, text=text, advice=advice)
+    """Return the page for what went wrong; *back* is where a link on it leads, and what it says."""
+    status = exc.http_status if exc else status
+    return page("error.html", status=status, title=title, text=text, advice=advice, back=back)
+
+
+def _missing(request: Request, exc: NotFoundError) -> HTMLResponse:
+    """Return the page for what is not there: it leads to the list of such things; messages advise commands."""
+    title = _TITLES[exc.http_status]
+    match request.url.path.split("/")[1:]:
+        case ["accounts", account, "environments", name, _, *_] if exc.field == "version":
+            back = f"/accounts/{quote(account)}/environments/{quote(name)}", f"To all versions of {name}"
+        case ["accounts", account, noun, _, *_] if noun in _LISTS and exc.field != "account":
+            place, called = _LISTS[noun]
+            back = f"/accounts/{quote(account)}/{place}", f"To the {called} of {account}"
+        case _:
+            return failure(title, exc.message, exc.advice, exc)
+    return failure(title, exc.message, "It may have been deleted, or the address is mistyped.", exc, back=back)
 
 
 def _to_sign_in(request: Request) -> Response:
