@@ -29,6 +29,8 @@ class Wakeups:
     """Wakes by topic. On SQLite, which has one server, everything stays in this process."""
 
     def __init__(self, db: Database) -> None:
+        self.woken = 0
+        """How often anything was: who looked before that changed has seen all there is."""
         self._db = db
         self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
         self._listeners: set[Callable[[str], None]] = set()
@@ -59,6 +61,7 @@ class Wakeups:
 
     def wake(self, topic: str) -> None:
         """Wake those in this process who wait for *topic*."""
+        self.woken += 1
         for waiting in self._waiting.get(topic, ()):
             waiting.set()
         for listener in self._listeners:

@@ -161,6 +161,7 @@ async def get_events(
     With `follow`, the answer is a stream of server-sent events that ends when the cluster has ended or the server
     stops; its `id` is what to pass as `after` to go on from there.
     """
+    woken = context.wakeups.woken
     found, cluster_id, more = await service.events(context, caller, name, after=after, limit=limit)
     if not follow:
         return found
@@ -168,7 +169,7 @@ async def get_events(
     async def look(after: int) -> streams.Seen:
         return await service.later_events(context, cluster_id, after)
 
-    return streams.respond(context, caller, f"events:{cluster_id}", look, (found, more), after=after)
+    return streams.respond(context, caller, f"events:{cluster_id}", look, (found, more), after=after, woken=woken)
 
 
 @router.get("/accounts/{account}/clusters/{name}/logs")

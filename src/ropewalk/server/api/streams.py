@@ -25,7 +25,14 @@ Seen: TypeAlias = "tuple[list[Event], bool]"
 
 
 def respond(
-    context: Context, caller: Caller, topic: str, look: Callable[[int], Awaitable[Seen]], first: Seen, *, after: int
+    context: Context,
+    caller: Caller,
+    topic: str,
+    look: Callable[[int], Awaitable[Seen]],
+    first: Seen,
+    *,
+    after: int,
+    woken: int | None = None,
 ) -> StreamingResponse:
     """Return a stream of events that ends when no more can follow, the caller may not see them, or the server stops.
 
@@ -37,18 +44,26 @@ def respond(
         look: Returns what happened after the event of that id.
         first: What it returned for *after*, so that errors come before the stream.
         after: The last event that the client has seen.
+        woken: What ``context.wakeups.woken`` was before the first look; None: not known.
     """
-    stream = _follow(context, caller, topic, look, first, after)
+    stream = _follow(context, caller, topic, look, first, after, woken)
     return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
 async def _follow(
-    context: Context, caller: Caller, topic: str, look: Callable[[int], Awaitable[Seen]], first: Seen, after: int
+    context: Context,
+    caller: Caller,
+    topic: str,
+    look: Callable[[int], Awaitable[Seen]],
+    first: Seen,
+    after: int,
+    woken: int | None,
 ) -> AsyncIterator[str]:
     found, more = first
     with context.wakeups.subscribe(topic) as changed:
-        # What happened between the first look and the subscription is found by looking at once.
-        changed.set()
+        if woken != context.wakeups.woken:
+            # What happened between the first look and the subscription is found by looking at once.
+            changed.set()
         while True:
             for event in found:
                 after = event.id

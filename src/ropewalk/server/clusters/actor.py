@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy import select, update
+from sqlalchemy import update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -77,6 +77,8 @@ class Actor:
         self._told: launching.Wishes | None = None
         self._silence: Silence | None = None
         self._worked = False
+        self._launched: Mapping[str, LaunchResult] = {}
+        """How launches went, until that is written."""
         self._first: tuple[Cluster, Sequence[Node], Sequence[Action]] | None = None
         """What was decided, and written, together with the cluster."""
         self._retiring: set[str] = set()
@@ -179,13 +181,31 @@ class Actor:
             self._context.metrics.reconcile_lag.observe(time.monotonic() - self._woken_at)
             self._woken_at = None
         now = self._context.clock.now()
+        launched = self._launched
         async with fenced(self._context, self.lease) as session:
             cluster, nodes = await store.load(session, self.lease.cluster_id)
-            actions = await self._decide(session, cluster, nodes, now)
-            if _tell_of(session, cluster, actions):
+            with session.no_autoflush:  # what is written is seen without asking
+                self._record_launched(session, cluster, nodes, now)
+                actions, last = await self._decide_all(session, cluster, nodes, now)
+            if launched or _tell_of(session, cluster, actions):
                 await self._context.wakeups.announce(session, f"events:{cluster.id}", f"account:{cluster.account_id}")
+        self._launched = {}
         await self._make_true(cluster, nodes, actions)
-        return actions
+        return last
+
+    async def _decide_all(
+        self, session: AsyncSession, cluster: Cluster, nodes: list[Node], now: datetime
+    ) -> tuple[Sequence[Action], Sequence[Action]]:
+        """Plan step after step, as long as they are nothing but writing; returns all of them, and the last one's."""
+        everything: list[Action] = []
+        while True:
+            actions = await self._decide(session, cluster, nodes, now)
+            everything += actions
+            if all(action.kind is ActionKind.WAKE_AT for action in actions) or any(
+                action.kind in _CALLS for action in actions
+            ):
+                return everything, actions
+            nodes[:] = store.those_that_matter(nodes)
 
     async def _decide(
         self, session: AsyncSession, cluster: Cluster, nodes: list[Node], now: datetime
@@ -211,7 +231,7 @@ class Actor:
         planned = plan(seen, now)
         self._clear_attention(cluster, nodes, planned)
         actions = [self._unless_under_way(action, cluster, now) for action in planned]
-        await self._write(session, cluster, nodes, actions, now)
+        self._write(session, cluster, nodes, actions, now)
         return actions
 
     async def _make_true(self, cluster: Cluster, nodes: Sequence[Node], actions: Sequence[Action]) -> None:
@@ -228,11 +248,9 @@ class Actor:
         """
         self._silence = self._new_silence(told=False)
         nodes: list[Node] = []
-        while True:
-            actions = await self._decide(session, cluster, nodes, now)
-            if not actions or any(action.kind in _MORE_THAN_WRITING for action in actions):
-                self._first = (cluster, nodes, actions)
-                return nodes
+        actions, _ = await self._decide_all(session, cluster, nodes, now)
+        self._first = (cluster, nodes, actions)
+        return nodes
 
     async def _listen(self, session: AsyncSession, now: datetime, *, linked: bool) -> Silence:
         """Take note of whether the scheduler is heard."""
@@ -288,11 +306,11 @@ class Actor:
             current = any(a.kind is ActionKind.ATTENTION and a.reason == cluster.reason for a in planned)
             cluster.reason = cluster.reason if leaving or current else None
 
-    async def _write(
+    def _write(
         self, session: AsyncSession, cluster: Cluster, nodes: list[Node], actions: Sequence[Action], now: datetime
     ) -> None:
         rows = {node.name: node for node in nodes}
-        await store.mark_nodes(session, cluster, actions, now)
+        store.mark_nodes(session, cluster, rows, actions, now)
         store.note_waiting(session, cluster, rows, actions, now)
         for action in actions:
             for name in action.names:
@@ -303,7 +321,7 @@ class Actor:
                     rows[name].retry_at = now + STOP_AGAIN
             match action.kind:
                 case ActionKind.MARK_CLUSTER:
-                    await store.mark_cluster(session, cluster, action, now)
+                    store.mark_cluster(session, cluster, action, now)
                 case ActionKind.ATTENTION:
                     cluster.reason = action.reason
                     self._tell(session, cluster, EventCode.CLUSTER_ATTENTION, action.reason or "", level="warning")
@@ -402,22 +420,20 @@ class Actor:
                     self._start(self._retire(names))
 
     async def _launch(self, cluster: Cluster, nodes: Sequence[Node], scheduler: str | None) -> None:
-        results = await self._call_in_batches(cluster, nodes, scheduler)
-        now = self._context.clock.now()
-        async with fenced(self._context, self.lease) as session:
-            cluster = await session.get_one(Cluster, cluster.id)
-            rows = {node.name: node for node in await session.scalars(select(Node).where(Node.name.in_(results)))}
-            started: dict[str | None, list[str]] = defaultdict(list)
-            for name, result in results.items():
-                node = rows[name]
-                if result.error is None:
-                    started[result.note].append(name)
-                    self._note_started(cluster, node, result, now)
-                else:
-                    _note_refused(session, cluster, node, result.error, now)
-            for note, names in started.items():
-                store.tell_nodes(session, cluster, now, EventCode.NODE_LAUNCHED, names, verb="started", reason=note)
-            await self._context.wakeups.announce(session, f"events:{cluster.id}", f"account:{cluster.account_id}")
+        """Launch; the next step records how it went, before anything else is decided."""
+        self._launched = await self._call_in_batches(cluster, nodes, scheduler)
+
+    def _record_launched(self, session: AsyncSession, cluster: Cluster, nodes: Sequence[Node], now: datetime) -> None:
+        rows = {node.name: node for node in nodes}
+        started: dict[str | None, list[str]] = defaultdict(list)
+        for name, result in self._launched.items():
+            if result.error is None:
+                started[result.note].append(name)
+                self._note_started(cluster, rows[name], result, now)
+            else:
+                _note_refused(session, cluster, rows[name], result.error, now)
+        for note, names in started.items():
+            store.tell_nodes(session, cluster, now, EventCode.NODE_LAUNCHED, names, verb="started", reason=note)
 
     async def _call_in_batches(
         self, cluster: Cluster, nodes: Sequence[Node], address: str | None
@@ -541,9 +557,9 @@ class Actor:
             self.wake()
 
 
-_MORE_THAN_WRITING = frozenset({ActionKind.WAKE_AT, ActionKind.LAUNCH})
-"""With what the first steps of a cluster end; none of its nodes can have been seen yet."""
-_UNTOLD = frozenset({ActionKind.WAKE_AT, ActionKind.LAUNCH, ActionKind.STOP, ActionKind.CHOOSE, ActionKind.RETIRE})
+_CALLS = frozenset({ActionKind.LAUNCH, ActionKind.STOP, ActionKind.CHOOSE, ActionKind.RETIRE})
+"""What is done after it was written that it will be; what comes next depends on how it went."""
+_UNTOLD = _CALLS | {ActionKind.WAKE_AT}
 """What nobody sees before it is done, and told then."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import bindparam, or_, select, update
+from sqlalchemy import bindparam, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ropewalk.backends.port import NodeHandle, Sighting
@@ -51,6 +51,14 @@ async def load(session: AsyncSession, cluster_id: str) -> tuple[Cluster, list[No
     if _others(cluster, nodes):
         nodes += list(await session.scalars(_LATELY, {"cluster": cluster_id}))
     return cluster, nodes
+
+
+def those_that_matter(nodes: Sequence[Node]) -> list[Node]:
+    """Return what :func:`load` will of *nodes*, once it is written what became of them."""
+    alive = [node for node in nodes if node.role == NodeRole.SCHEDULER or node.state in _LIVE]
+    failed = [node for node in nodes if node not in alive and node.state in (NodeState.FAILED, NodeState.LOST)]
+    failed.sort(key=lambda node: node.stopped_at or node.created_at, reverse=True)
+    return alive + failed[:RECENT_FAILURES]
 
 
 def _others(cluster: Cluster, nodes: Sequence[Node]) -> bool:
@@ -185,14 +193,17 @@ def new_node(cluster: Cluster, name: str, role: NodeRole, now: datetime, price: 
     )
 
 
-async def mark_nodes(session: AsyncSession, cluster: Cluster, actions: Sequence[Action], now: datetime) -> None:
+def mark_nodes(
+    session: AsyncSession, cluster: Cluster, rows: Mapping[str, Node], actions: Sequence[Action], now: datetime
+) -> None:
     """Write new states of nodes, with one event for all that share state and reason."""
     told: dict[tuple[NodeState, str | None], list[str]] = defaultdict(list)
     for action in actions:
         if action.node_state is None:
             continue
         (name,) = action.names
-        await session.execute(update(Node).where(Node.name == name).values(**_changes(action, now)))
+        for column, value in _changes(action, now).items():
+            setattr(rows[name], column, value)
         told[action.node_state, action.reason].append(name)
     for (state, reason), names in told.items():
         code, level, verb = _NODE_EVENTS[state]
@@ -268,7 +279,7 @@ def _changes(action: Action, now: datetime) -> dict[str, Any]:
     return changes
 
 
-async def mark_cluster(session: AsyncSession, cluster: Cluster, action: Action, now: datetime) -> None:
+def mark_cluster(session: AsyncSession, cluster: Cluster, action: Action, now: datetime) -> None:
     """Write a new state of the cluster, and its event."""
     state = action.cluster_state
     assert state is not None  # noqa: S101 - the caller chose actions that have one

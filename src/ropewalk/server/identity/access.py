@@ -6,9 +6,10 @@ import hashlib
 import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Row, and_, bindparam, or_, select, update
+from sqlalchemy import Row, Select, and_, bindparam, or_, select, update
 
 from ropewalk.errors import AuthenticationError, NotFoundError, RopewalkError
 from ropewalk.schemas.common import SLUG
@@ -99,16 +100,24 @@ async def still(context: Context, caller: Caller) -> bool:
     That is so while the token is there and has not expired, the user is not disabled, and, of an account, while the
     user is its member or an operator.
     """
-    query = select(User.operator, Token.expires_at).where(User.id == caller.user_id, ~User.disabled)
-    query = query.outerjoin(Token, Token.id == caller.token_id)
-    if caller.token_id is not None:
-        query = query.where(Token.id.is_not(None))
-    if isinstance(caller, AccountCaller):
-        member = select(Member.user_id).where(Member.user_id == User.id, Member.account_id == caller.account_id)
-        query = query.where(or_(User.operator, member.exists()))
+    account = caller.account_id if isinstance(caller, AccountCaller) else None
+    asked = {"user_id": caller.user_id, "token_id": caller.token_id, "account_id": account}
+    query = _still(by_token=caller.token_id is not None, in_account=account is not None)
     async with context.db.read() as session:
-        row = (await session.execute(query)).one_or_none()
+        row = (await session.execute(query, asked)).one_or_none()
     return row is not None and (row.expires_at is None or row.expires_at > context.clock.now())
+
+
+@cache
+def _still(*, by_token: bool, in_account: bool) -> Select[bool, datetime | None]:
+    query = select(User.operator, Token.expires_at).where(User.id == bindparam("user_id"), ~User.disabled)
+    query = query.outerjoin(Token, Token.id == bindparam("token_id"))
+    if by_token:
+        query = query.where(Token.id.is_not(None))
+    if in_account:
+        member = select(Member.user_id).where(Member.user_id == User.id, Member.account_id == bindparam("account_id"))
+        query = query.where(or_(User.operator, member.exists()))
+    return query
 
 
 async def note_use(context: Context, use: TokenUse) -> None:

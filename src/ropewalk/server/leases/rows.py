@@ -10,9 +10,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from sqlalchemy import ColumnElement, CursorResult, Select, or_, select, update
+from sqlalchemy import ColumnElement, CursorResult, Select, Table, Update, bindparam, inspect, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from ropewalk.errors import UnavailableError
@@ -108,6 +109,14 @@ async def release_dead(context: Context, table: type[Leased]) -> None:
             await release(context, table, owner)
 
 
+@cache
+def _held(table: Table) -> Update:
+    """Return the statement that holds a row; put together once, and without objects: every pass makes it."""
+    of = table.columns
+    mine = (of.id == bindparam("row"), of.lease_owner == bindparam("owner"), of.fence == bindparam("its"))
+    return update(table).where(*mine).values(fence=bindparam("its"))
+
+
 @asynccontextmanager
 async def fenced(context: Context, table: type[Leased], lease: Lease) -> AsyncIterator[AsyncSession]:
     """Give a transaction that is committed only while *lease* holds.
@@ -116,11 +125,11 @@ async def fenced(context: Context, table: type[Leased], lease: Lease) -> AsyncIt
         LeaseLostError: it does not; nothing is written.
     """
     async with context.db.transaction() as session:
-        held = update(table).where(
-            table.id == lease.row_id, table.lease_owner == lease.owner, table.fence == lease.fence
-        )
         # The row stays locked until the commit, so no other server can claim it in between.
-        result = cast("CursorResult[Any]", await session.execute(held.values(fence=lease.fence)))
+        asked = {"row": lease.row_id, "owner": lease.owner, "its": lease.fence}
+        result = cast(
+            "CursorResult[Any]", await session.execute(_held(cast("Table", inspect(table).local_table)), asked)
+        )
         if result.rowcount != 1:
             raise LeaseLostError(lease.row_id)
         yield session
