@@ -88,6 +88,11 @@ def test_files_that_people_have_are_read(tmp_path: Path) -> None:
         specification(pip=["--editable ."])
     with pytest.raises(InputError, match="cannot be read"):
         specification(conda=tmp_path / "nothing.yml")
+    yml.write_text("name: x\ndependencies: [unclosed\n")
+    with pytest.raises(InputError, match=r"is not YAML: in line 3, expected ',' or '\]'"):
+        specification(conda=yml)
+    with pytest.raises(InputError, match="the name of an image has no spaces"):
+        specification(container="my image")
     with pytest.raises(InputError, match="no field 'pip'"):
         specification(conda={"pip": ["x"]})
 

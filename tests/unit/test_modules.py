@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 import types
+from concurrent.futures import Future
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
+import dask
 import pytest
 from distributed.protocol.pickle import dumps, loads
 
-from ropewalk.client.environment import modules
+from ropewalk.client.environment import modules, sync
 from ropewalk.client.environment.bringing import _plugins, _putting
 from ropewalk.client.environment.modules import digest, local_modules
+from ropewalk.client.http import AsyncApi
+from ropewalk.client.versions import VersionMismatchWarning
+from ropewalk.schemas.clusters import ClusterCreate
+
+if TYPE_CHECKING:
+    from distributed.core import rpc
 
 
 def write(folder: Path, **files: str) -> Path:
@@ -89,6 +99,40 @@ def test_what_is_too_large_is_told_and_the_rest_comes_along(work: Path, monkeypa
     assert (told.name, told.level) == ("models", "warning")
     assert "With 2.0 MiB" in told.why
     assert ".ropewalkignore" in told.why
+
+
+def test_what_may_not_be_read_is_told_and_the_rest_comes_along(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda file, mode: file != work / "models/data.json" and access(file, mode))
+    found = local_modules([str(work)], main=str(work / "script.py"))
+    assert sorted(found.files) == ["helpers.py"]
+    (difference,) = found.differences
+    assert (difference.name, difference.level) == ("models", "warning")
+    assert str(work / "models/data.json") in difference.why
+
+
+async def test_where_reading_fails_the_cluster_starts_without_them_and_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails() -> modules.Modules:
+        raise PermissionError(13, "Permission denied", "helpers.py")
+
+    monkeypatch.setattr(sync, "local_modules", fails)
+    async with AsyncApi("http://127.0.0.1:1", "token") as api:
+        software = sync.Software(api, sync=True, versions="warn", step=print, say=print)
+        with dask.config.set({"ropewalk.sync_modules": True}):
+            software.read_modules(ClusterCreate())
+        with pytest.warns(
+            VersionMismatchWarning, match=r"modules: They could not be .*Permission denied: 'helpers\.py'"
+        ):
+            await software.bring(cast("rpc", None))  # of which nothing is asked
+
+
+def test_a_start_that_was_given_up_before_its_modules_are_read_leaves_no_error() -> None:
+    given_up: Future[tuple[modules.Modules, bytes]] = Future()
+    given_up.cancel()
+    sync._packed(given_up)
+    assert given_up.cancelled()
 
 
 def test_a_node_imports_what_was_brought_last(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,8 +66,15 @@ def conda_text_fields(text: str, name: str) -> dict[str, Any]:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as exc:
-        raise InputError(f"The file {name} is not YAML: {exc}.", field="conda") from None
+        raise InputError(f"The file {name} is not YAML: {_slip(exc)}.", field="conda") from None
     return conda_fields(value)
+
+
+def _slip(exc: yaml.YAMLError) -> str:
+    """Return what is wrong with a file, as the end of a sentence."""
+    if isinstance(exc, yaml.MarkedYAMLError) and exc.problem and exc.problem_mark:
+        return f"in line {exc.problem_mark.line + 1}, {exc.problem}"
+    return "it holds characters that cannot be in one" if isinstance(exc, yaml.reader.ReaderError) else str(exc)
 
 
 def conda_fields(value: Any) -> dict[str, Any]:

@@ -76,6 +76,12 @@ def _index(value: str) -> str:
     return _without_password(value)
 
 
+def _image(value: str) -> str:
+    if value.split() != [value]:
+        raise ValueError("the name of an image has no spaces; give one such as registry.example.com/team/dask:1")
+    return value
+
+
 Requirement = Annotated[Line, Field(min_length=1, max_length=1000), AfterValidator(_requirement)]
 IndexUrl = Annotated[Line, Field(max_length=1000), AfterValidator(_index)]
 
@@ -132,7 +138,7 @@ class EnvironmentSpec(Schema):
     wheels: Annotated[list[LocalWheel], Field(max_length=500)] = Field(
         default_factory=list, description="Uploaded wheels; each is installed."
     )
-    container: Annotated[str, Field(min_length=1, max_length=500, pattern=r"^\S+$")] | None = Field(
+    container: Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_image)] | None = Field(
         None, description="An image. Alone it is used as it is; with packages it is what they are put upon."
     )
     post_build: Annotated[list[Annotated[str, Field(min_length=1, max_length=10_000)]], Field(max_length=100)] = Field(

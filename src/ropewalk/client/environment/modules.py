@@ -81,6 +81,9 @@ def local_modules(path: Iterable[str] | None = None, main: str | None = None) ->
         found = [each for each in _importable(folder) if each not in taken and not _known(each, folder, elsewhere)]
         taken |= set(found)
         grouped = _files_of(folder, found, script)
+        for name, file in _unreadable(grouped).items():
+            del grouped[name]
+            differences.append(_locked(name, file))
         large = _too_large(grouped, MAX_BYTES - _size(files.values()))
         differences += [_large(name, folder, _size(grouped.pop(name).values())) for name in large]
         if grouped:
@@ -155,6 +158,20 @@ def _files_of(folder: Path, names: list[str], script: Path) -> dict[str, dict[st
         if file != script:
             grouped.setdefault(place.partition("/")[0].removesuffix(".py"), {})[place] = file
     return grouped
+
+
+def _unreadable(grouped: Mapping[str, Mapping[str, Path]]) -> dict[str, Path]:
+    """Return the names to leave out since this program may not read them, each with the first such file."""
+    found = {
+        name: next((file for file in files.values() if not os.access(file, os.R_OK)), None)
+        for name, files in grouped.items()
+    }
+    return {name: file for name, file in found.items() if file is not None}
+
+
+def _locked(name: str, file: Path) -> Difference:
+    why = f"{file} cannot be read by this program, so it stays here. Allow that, or name it in {IGNORE_FILE}."
+    return Difference(name=name, level="warning", why=why)
 
 
 def _too_large(grouped: Mapping[str, Mapping[str, Path]], room: int) -> list[str]:
