@@ -226,7 +226,7 @@ class TestPostBuild:
         with pytest.raises(FixItError) as caught:
             await self.run(shell, blobs, "echo first; echo broken; exit 3\ntrue")
         assert caught.value.message == (
-            "A command of post_build ended with status 3: broken. It was: echo first; echo broken; exit 3 …"
+            "A command of post_build ended with status 3: broken. It was `echo first; echo broken; exit 3 …`."
         )
         assert "post_build_network" in str(caught.value.advice)
         assert caught.value.field == "post_build"

@@ -90,7 +90,7 @@ async def _run(
         offline = "Commands have no network, which an operator may allow (post_build_network)."
         raise FixItError(
             f"A command of post_build ended with status {done.status}: {said[-300:].rstrip('.')}. "
-            f"It was: {_shortened(command)}",
+            f"It was `{_shortened(command)}`.",
             advice="The log has all it said." if network else f"The log has all it said. {offline}",
             field="post_build",
         )
@@ -98,6 +98,7 @@ async def _run(
 
 def _shortened(command: str) -> str:
     """Return a command as an error names it: its first line, if it is not too long."""
+    command = command.replace("`", "'")  # which are what it stands between
     first = command.strip().partition("\n")[0]
     return first if first == command.strip() and len(first) <= _NAMED else f"{first[:_NAMED].rstrip()} …"
 
