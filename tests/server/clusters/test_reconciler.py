@@ -546,3 +546,12 @@ async def test_a_cluster_that_could_not_be_written_is_worked_on_by_nobody(runnin
     await running.until("ready")
     assert running.running() == [f"{(await running.get()).id}-scheduler"]
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("cluster ")][1:]
+
+
+async def test_a_start_takes_a_pass_for_what_was_launched_and_one_for_a_scheduler_that_is_heard(running: Fleet) -> None:
+    """Each is a write to the disk. A look that says what the launch said, and a scheduler that was told, are no news."""
+    await running.create(n_workers=0)
+    await running.until("ready")
+    await eventually(lambda: running.cloud.calls["observe"] > 0)
+    seen = running.context.metrics.reconcile_passes._value.get()
+    assert seen <= 3, "one more, if it was heard before it had a version of its own"

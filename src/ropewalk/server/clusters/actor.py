@@ -18,7 +18,16 @@ from sqlalchemy import update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from ropewalk.backends.port import Backend, ClusterRef, LaunchRequest, LaunchResult, NodeHandle, NodeShape, Sighting
+from ropewalk.backends.port import (
+    Answer,
+    Backend,
+    ClusterRef,
+    LaunchRequest,
+    LaunchResult,
+    NodeHandle,
+    NodeShape,
+    Sighting,
+)
 from ropewalk.errors import BackendError, FixItError, SecretsError, TryAgainError, UnavailableError
 from ropewalk.schemas.clusters import ClusterState, NodeRole, NodeState
 from ropewalk.server.clusters import launching, store
@@ -79,6 +88,8 @@ class Actor:
         self._worked = False
         self._launched: Mapping[str, LaunchResult] = {}
         """How launches went, until that is written."""
+        self._expected: dict[str, Sighting] = {}
+        """What launches said: a first look that says the same is no news."""
         self._first: tuple[Cluster, Sequence[Node], Sequence[Action]] | None = None
         """What was decided, and written, together with the cluster."""
         self._retiring: set[str] = set()
@@ -113,7 +124,8 @@ class Actor:
         """Take what the observer saw, unless the node has changed since the look began."""
         if self._handles.get(handle.name) is handle and self._sightings.get(handle.name) != sighting:
             self._sightings[handle.name] = sighting
-            self.wake()
+            if self._expected.pop(handle.name, None) != sighting:
+                self.wake()
 
     # Its loop.
 
@@ -365,6 +377,7 @@ class Actor:
         for name in set(self._handles) - keep:
             self._handles.pop(name)
             self._sightings.pop(name, None)
+            self._expected.pop(name, None)
         handles = {node.name: store.handle(node) for node in nodes if node.name in keep}
         fresh = {name: handle for name, handle in handles.items() if handle != self._handles.get(name)}
         self._handles |= fresh
@@ -401,7 +414,7 @@ class Actor:
             log.info("link.configure_failed", error=exc.message)
             await asyncio.sleep(exc.delay)
             self._told = None
-        self.wake()
+            self.wake()
 
     async def _act(self, cluster: Cluster, nodes: Sequence[Node], actions: Sequence[Action]) -> None:
         rows = {node.name: node for node in nodes}
@@ -422,6 +435,9 @@ class Actor:
     async def _launch(self, cluster: Cluster, nodes: Sequence[Node], scheduler: str | None) -> None:
         """Launch; the next step records how it went, before anything else is decided."""
         self._launched = await self._call_in_batches(cluster, nodes, scheduler)
+        for name, result in self._launched.items():
+            if result.error is None:
+                self._expected[name] = Sighting(name, Answer.RUNNING, result.cloud_id, result.address)
 
     def _record_launched(self, session: AsyncSession, cluster: Cluster, nodes: Sequence[Node], now: datetime) -> None:
         rows = {node.name: node for node in nodes}
