@@ -362,6 +362,153 @@ def serve() -> None:
     signal.pause()
 
 
+class TestSpares:
+    """Nodes that are forked ahead. There are five: one without children, and four with two each."""
+
+    PAUSE = "import signal; signal.pause()"
+
+    @staticmethod
+    def spares(warm: Spawner) -> list[psutil.Process]:
+        """Return the leaders, once all are there."""
+
+        def there() -> list[psutil.Process] | None:
+            found = [p for p in psutil.Process(parent_pid(warm)).children(recursive=True) if waits(p)]
+            leaders = [p for p in found if os.getsid(p.pid) == p.pid]
+            return leaders if (len(found), len(leaders)) == (13, 5) else None
+
+        leaders = wait_until(there, within=60)
+        assert leaders is not None
+        return leaders
+
+    def test_are_what_the_next_nodes_become_with_all_their_processes(self, warm: Spawner, tmp_path: Path) -> None:
+        pids = {process.pid for process in self.spares(warm)}
+        nodes = [run(warm, tmp_path, self.PAUSE, children=children, MINE="x")[0] for children in (True, False)]
+        assert {node.pid for node in nodes} < pids
+        helpers = psutil.Process(nodes[0].pid).children(recursive=True)
+        assert len(helpers) == 2
+        wait_until(lambda: [helper.environ().get("MINE") for helper in helpers] == ["x", "x"])
+        processes.kill(nodes)
+        assert [ended(node) for node in nodes] == [-signal.SIGKILL] * 2
+        wait_until(lambda: not any(helper.is_running() for helper in helpers))
+
+    def test_are_made_anew(self, warm: Spawner, tmp_path: Path) -> None:
+        before = {process.pid for process in self.spares(warm)}
+        identity, _ = run(warm, tmp_path, self.PAUSE)
+        assert len(before & {process.pid for process in self.spares(warm)}) == 4
+        processes.kill([identity])
+        ended(identity)
+
+    def test_have_copied_ahead_what_nodes_before_them_wrote_to(self, warm: Spawner, tmp_path: Path) -> None:
+        (first,) = self.single(warm)
+        before = first.memory_full_info().uss
+        code = "import gc, signal; gc.unfreeze(); gc.collect(); print('up', flush=True); signal.pause()"
+        identity, out = run(warm, tmp_path, code)
+        assert identity.pid == first.pid
+        wait_until(lambda: "up" in out.read_text())
+        (second,) = self.single(warm)
+        assert second.memory_full_info().uss > before + 2**20
+        processes.kill([identity])
+        ended(identity)
+
+    def single(self, warm: Spawner) -> list[psutil.Process]:
+        return [process for process in self.spares(warm) if not process.children()]
+
+    @pytest.mark.parametrize("children", [True, False])
+    def test_that_were_killed_cost_no_launch(self, warm: Spawner, tmp_path: Path, *, children: bool) -> None:
+        killed = self.spares(warm)
+        for process in killed:
+            process.kill()
+        wait_until(lambda: all(process.status() == psutil.STATUS_ZOMBIE for process in killed))
+        identity, _ = run(warm, tmp_path, "raise SystemExit(7)", children=children)
+        assert identity.pid not in {process.pid for process in killed}
+        assert ppid(identity.pid) == parent_pid(warm)
+        assert ended(identity) == 7
+
+    async def test_that_is_frozen_costs_a_delay_only(
+        self, backend: LocalBackend, warm: Spawner, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(parent, "ANSWER_SECONDS", 0.3)
+        frozen = self.spares(warm)
+        for process in frozen:
+            process.suspend()
+        (result,) = await backend.launch(request("s"))
+        assert result.error is None
+        assert ppid(pid_of(backend, "s")) == os.getpid()
+        wait_until(lambda: not any(process.is_running() for process in frozen))
+
+    def test_end_with_their_parent_and_all_of_them(self, warm: Spawner) -> None:
+        leaders = self.spares(warm)
+        everyone = [*leaders, *(child for leader in leaders for child in leader.children(recursive=True))]
+        os.kill(parent_pid(warm), signal.SIGKILL)
+        wait_until(lambda: not any(process.is_running() for process in everyone))
+
+    def test_are_given_up_by_a_parent_that_only_stays_to_tell_how_its_nodes_end(
+        self, warm: Spawner, tmp_path: Path
+    ) -> None:
+        found = warm.wait_warm(60)
+        assert found is not None
+        identity, _ = run(warm, tmp_path, self.PAUSE)
+        everyone = [*self.spares(warm)]
+        found.retire()
+        wait_until(lambda: not any(process.is_running() for process in everyone))
+        processes.kill([identity])
+        assert ended(identity) == -signal.SIGKILL
+
+
+def waits(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.cmdline()[-1:] == ["spare"]
+    return False
+
+
+class TestOffspring:
+    """What ``multiprocessing`` starts in a node."""
+
+    def test_is_started_by_multiprocessing_itself_where_the_fork_server_was_killed(
+        self, warm: Spawner, tmp_path: Path
+    ) -> None:
+        code = (
+            "import multiprocessing as m, os, psutil, signal\n"
+            "server, = psutil.Process().children()\n"
+            "server.kill()\nserver.wait()\n"
+            "c = m.get_context('forkserver')\n"
+            "p = c.Process(target=os._exit, args=(9,))\n"
+            "p.start()\np.join()\nprint(p.exitcode)"
+        )
+        identity, out = run(warm, tmp_path, code, children=True)
+        assert ended(identity) == 0, out.read_text()
+        assert out.read_text().split()[-1] == "9"
+
+    def test_tells_pid_and_status_and_finds_what_it_was_given(self, warm: Spawner, tmp_path: Path) -> None:
+        code = (
+            "import multiprocessing as m, os\n"
+            "c = m.get_context('forkserver')\n"
+            "for number in range(2):\n"
+            "    r, w = c.Pipe(duplex=False)\n"
+            "    p = c.Process(target=w.send, args=('given',))\n"
+            "    p.start()\n    print(r.recv(), p.pid > 1)\n    p.join()\n    print(p.exitcode)\n"
+            "p = c.Process(target=__import__('signal').pause)\n"
+            "p.start()\np.kill()\np.join()\nprint(p.exitcode)"
+        )
+        identity, out = run(warm, tmp_path, code, children=True)
+        assert ended(identity) == 0, out.read_text()
+        assert out.read_text().split("\n") == [*["given True", "0"] * 2, "-9", ""]
+
+    def test_leaves_no_semaphore_behind_when_all_is_killed(self, warm: Spawner, tmp_path: Path) -> None:
+        code = (
+            "import multiprocessing as m, signal\n"
+            "lock = m.get_context('forkserver').Lock()\n"
+            "print(lock._semlock.name, flush=True)\nsignal.pause()"
+        )
+        identity, out = run(warm, tmp_path, code, children=True)
+        wait_until(lambda: out.read_text().strip())
+        name = Path("/dev/shm", "sem." + out.read_text().strip().removeprefix("/"))
+        assert name.exists()
+        processes.kill([identity])
+        ended(identity)
+        wait_until(lambda: not name.exists())
+
+
 class TestEnvironments:
     @pytest.fixture
     def light(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Spawner]:

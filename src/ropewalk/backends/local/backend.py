@@ -21,6 +21,7 @@ from ropewalk.backends.local.guard import Guard
 from ropewalk.backends.local.home import NodeHome
 from ropewalk.backends.local.isolation import Isolation, Verdict
 from ropewalk.backends.local.launcher import Plan, Start
+from ropewalk.backends.local.parent import NODE_PROGRAM
 from ropewalk.backends.local.processes import Identity, Table
 from ropewalk.backends.local.spawner import Spawner
 from ropewalk.backends.local.stopping import Stopping
@@ -41,9 +42,6 @@ from ropewalk.backends.port import (
 from ropewalk.errors import FixItError, TryAgainError
 from ropewalk.schemas.cloud_accounts import CheckReport, HostedSettings
 from ropewalk.schemas.clusters import GIB, NodeRole
-
-PROGRAM = Path(__file__).parents[2] / "node" / "main.py"
-"""The node program; run by path, so that a node imports nothing of Ropewalk."""
 
 STOP_GRACE = 5.0
 """Seconds that a node has for an orderly end. Dask's Nanny gives its worker 5 s at the most of its own."""
@@ -77,7 +75,7 @@ class LocalBackend:
         installation: str,
         settings: HostedSettings,
         *,
-        program: Path = PROGRAM,
+        program: Path = NODE_PROGRAM,
         stop_grace: float = STOP_GRACE,
         spawner: Spawner | None = None,
         interpreter: str = sys.executable,

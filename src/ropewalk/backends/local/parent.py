@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from ropewalk.backends.local.becoming import MESSAGE_BYTES
 from ropewalk.backends.local.confinement import FREE, Confinement
-from ropewalk.backends.local.warm import REQUEST_BYTES
 
 PROGRAM = Path(__file__).with_name("warm.py")
+NODE_PROGRAM = Path(__file__).parents[2] / "node" / "main.py"
+"""What nodes run; by path, so that they import nothing of Ropewalk."""
 
 PRELOAD = (
     *("distributed", "distributed.dashboard.scheduler", "distributed.nanny", "distributed.http.scheduler.api"),
@@ -64,7 +66,7 @@ class Command:
     log: IO[bytes]
     keep: Sequence[int]
     children: bool = False
-    """Whether it starts processes by multiprocessing, so that making that cheap is worth two small processes."""
+    """Whether it starts processes by multiprocessing, so that making that cheap is worth small processes beside it."""
     interpreter: str = sys.executable
     stdin: IO[bytes] | None = None
     confinement: Confinement = FREE
@@ -124,7 +126,7 @@ class WarmParent:
         with theirs:
             try:
                 self.process = subprocess.Popen(  # noqa: S603 - our own program and modules
-                    [interpreter, "-P", str(PROGRAM), str(theirs.fileno()), *PRELOAD],
+                    [interpreter, "-P", str(PROGRAM), str(theirs.fileno()), str(NODE_PROGRAM), *PRELOAD],
                     env={**environ, "JE_ARROW_MALLOC_CONF": "background_thread:false"},
                     cwd="/",
                     stdin=subprocess.DEVNULL,
@@ -151,7 +153,7 @@ class WarmParent:
         readable, _, _ = select.select([self._socket, interrupted], [], [], READY_SECONDS)
         if self._socket not in readable:
             return "it was not ready in time"
-        message = self._socket.recv(REQUEST_BYTES)
+        message = self._socket.recv(MESSAGE_BYTES)
         if not message:
             return "it ended while it imported packages"
         answer = json.loads(message)
@@ -210,7 +212,7 @@ class WarmParent:
                 self.close()
             raise NotForkedError(str(exc)) from None
         try:
-            message = self._socket.recv(REQUEST_BYTES)
+            message = self._socket.recv(MESSAGE_BYTES)
         except OSError as exc:
             self.close()
             raise UnsureError(f"the warm parent did not answer: {exc}") from None
@@ -225,6 +227,9 @@ class WarmParent:
         with self._lock:
             self._retired = True
             self._leave_if_done()
+            if self._nodes:
+                with contextlib.suppress(NotForkedError, UnsureError):  # it has died, with its spares
+                    self._ask({"op": "rest"}, [])
 
     def _leave_if_done(self) -> None:
         if self._retired and not self._nodes:
