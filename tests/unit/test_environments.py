@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import zipfile
 from email.message import Message
 from importlib.metadata import Distribution
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pydantic import ValidationError
 
-from ropewalk.client.environment import wheels
+from ropewalk.client.environment import making, wheels
 from ropewalk.client.environment.reading import specification
 from ropewalk.client.environment.snapshot import installed, snapshot
-from ropewalk.errors import FixItError, InputError, TryAgainError
-from ropewalk.schemas.environments import EnvironmentSpec, LocalWheel, Lock, LockedPackage
+from ropewalk.errors import FixItError, InputError, ServerUnreachableError, TryAgainError
+from ropewalk.schemas.environments import EnvironmentSpec, LocalWheel, Lock, LockedPackage, LogPart
 from ropewalk.server.environments import files, resolve, uv
 from ropewalk.server.environments.builder import BuildRequest, Credential, Target
 
@@ -95,6 +97,32 @@ def test_files_that_people_have_are_read(tmp_path: Path) -> None:
         specification(container="my image")
     with pytest.raises(InputError, match="no field 'pip'"):
         specification(conda={"pip": ["x"]})
+
+
+def test_a_server_that_is_restarted_is_waited_for_and_the_log_goes_on_where_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = itertools.count()
+    monkeypatch.setattr(making, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    silent = ServerUnreachableError("No Ropewalk server answers at http://here: refused.")
+    said: list[str] = []
+    told: list[str] = []
+    steps = making.followed("ada", "eb-1", said.append, told.append)
+    assert next(steps).params["offset"] == 0
+    assert steps.send(LogPart(offset=0, next=4, text="one\n", complete=False)).params["offset"] == 4
+    for _ in range(5):
+        assert steps.throw(silent).params["offset"] == 4, "what was said is not asked for again"
+    with pytest.raises(StopIteration):
+        steps.send(LogPart(offset=4, next=8, text="two\n", complete=True))
+    assert said == ["one\n", "two\n"]
+    (line,) = told
+    assert line.startswith("No Ropewalk server answers at http://here: refused. Builds survive a restart")
+    given_up = making.followed("ada", "eb-1", said.append, told.append)
+    next(given_up)
+    for _ in range(making.SILENT_CALLS):
+        given_up.throw(silent)
+    with pytest.raises(ServerUnreachableError):
+        given_up.throw(silent)
 
 
 # What uv says

@@ -159,7 +159,7 @@ def log(
     """Print the log of the newest build of a version."""
     from ropewalk.cli.api import connect
     from ropewalk.client import calls
-    from ropewalk.client.environment.making import LOG_WAIT
+    from ropewalk.client.environment.making import followed
 
     with connect() as api:
         slug, rest = api.locate(name, account)
@@ -168,10 +168,13 @@ def log(
         if not builds:
             output.note("It was not built yet.")
             return
+        if follow:
+            api.drive(followed(slug, builds[0].id, output.raw, output.note))
+            return
         part = api(calls.get_build_log(slug, builds[0].id))
         output.raw(part.text)
-        while not part.complete and (follow or part.text):
-            part = api(calls.get_build_log(slug, builds[0].id, offset=part.next, wait=LOG_WAIT if follow else None))
+        while not part.complete and part.text:
+            part = api(calls.get_build_log(slug, builds[0].id, offset=part.next))
             output.raw(part.text)
 
 

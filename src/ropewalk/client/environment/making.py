@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from ropewalk.client import calls
 from ropewalk.client.http import Steps
-from ropewalk.errors import FixItError
+from ropewalk.errors import FixItError, ServerUnreachableError, UnavailableError
 from ropewalk.schemas.environments import (
     BuildState,
     EnvironmentBuild,
@@ -18,10 +20,17 @@ from ropewalk.schemas.environments import (
     WheelsWanted,
 )
 
-__all__ = ["Say", "built", "make"]
+__all__ = ["Say", "built", "followed", "make"]
+
+T = TypeVar("T")
 
 LOG_WAIT = 20.0
 """Seconds that the server may keep a request for more of a log."""
+
+SILENCE = 60.0
+"""Seconds for which a server may be silent: a restart takes some five, a migration of its database longer."""
+SILENT_CALLS = 40
+"""At the most in that time; each is tried four times within 1.4 seconds (``RetryPolicy``)."""
 
 Say = Callable[[str], None]
 """Gets pieces of a build's log."""
@@ -55,20 +64,43 @@ def _sent(account: str, wheels: list[LocalWheel], files: Mapping[str, Path]) -> 
         yield calls.send_wheel(account, wheel, files[wheel.sha256].read_bytes())
 
 
+def followed(account: str, build: str, say: Say, note: Say) -> Steps[None]:
+    """Pass the log of a build on to *say* until the build is over; *note* gets what is no part of it."""
+    part = LogPart(offset=0, next=0, text="", complete=False)
+    while not part.complete:
+        part = yield from _patiently(calls.get_build_log(account, build, offset=part.next, wait=LOG_WAIT), note)
+        if part.text:
+            say(part.text)
+
+
+def _patiently(call: calls.Call[T], note: Say) -> Steps[T]:
+    """Return the answer to a call that changes nothing; a server that is restarted meanwhile is waited for."""
+    until = None
+    for _ in range(SILENT_CALLS):
+        try:
+            answer: T = yield call
+        except (ServerUnreachableError, UnavailableError) as exc:
+            if until is None:
+                until = time.monotonic() + SILENCE
+                note(f"{exc.message} Builds survive a restart: it is asked again for {SILENCE:.0f} seconds.")
+            if time.monotonic() > until:
+                raise
+        else:
+            return answer
+    last: T = yield call
+    return last
+
+
 def built(account: str, build: str, say: Say) -> Steps[EnvironmentBuild]:
     """Wait until a build is over, passing its log on.
 
     Raises:
         FixItError: It failed.
     """
-    now: EnvironmentBuild = yield calls.get_build(account, build)
+    now = yield from _patiently(calls.get_build(account, build), say)
     if now.state is not BuildState.READY:
-        part = LogPart(offset=0, next=0, text="", complete=False)
-        while not part.complete:
-            part = yield calls.get_build_log(account, build, offset=part.next, wait=LOG_WAIT)
-            if part.text:
-                say(part.text)
-        now = yield calls.get_build(account, build)
+        yield from followed(account, build, say, say)
+        now = yield from _patiently(calls.get_build(account, build), say)
     if now.state is BuildState.FAILED:
         raise FixItError(
             f"The software environment {now.environment!r} could not be built: {now.reason}",
