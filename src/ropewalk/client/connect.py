@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 from distributed.comm import connect as dask_connect
 from distributed.comm.addressing import parse_address, parse_host_port
@@ -37,8 +38,14 @@ class ClusterSecurity(Security):
 
     def get_connection_args(self, role: str) -> dict[str, Any]:
         """Return what Dask's connectors take, with the server name to ask for."""
-        arguments: dict[str, Any] = super().get_connection_args(role)
-        return arguments | {"server_hostname": self.server_name}
+        made = _made.setdefault(self, {})
+        if role not in made:
+            made[role] = super().get_connection_args(role)
+        return made[role] | {"server_hostname": self.server_name}
+
+
+_made: WeakKeyDictionary[ClusterSecurity, dict[str, dict[str, Any]]] = WeakKeyDictionary()
+"""By role. Each takes milliseconds, and a start asks for several. Not kept in the objects, which may be copied."""
 
 
 def security_of(connection: Connection) -> Security:

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from importlib import metadata
 
 from ropewalk.errors import InputError, VersionMismatchError
@@ -93,11 +94,19 @@ def local_versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
         if name == "python":
             found[name] = platform.python_version()
             continue
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
+        version = _version(name)
+        if version is not None:
+            found[name] = version
     return found
+
+
+@cache
+def _version(name: str) -> str | None:
+    """Return a package's version; looked up once, since each is a file to be parsed, and each start compares them."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def compare(client: Mapping[str, str], cluster: Mapping[str, str]) -> list[Difference]:

@@ -7,6 +7,7 @@ import platform
 import sys
 import sysconfig
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 __all__ = ["fingerprint"]
@@ -24,8 +25,13 @@ def fingerprint() -> str:
     parts = [platform.node(), sys.version, str(Path(sys.prefix).resolve())]
     with suppress(OSError):
         parts.append(_BOOT.read_text("ascii"))
-    for name in sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}):
+    for name in _folders():
         with suppress(OSError):
             status = Path(name).stat()
             parts.append(f"{status.st_dev}/{status.st_ino}/{status.st_mtime_ns}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+@cache
+def _folders() -> tuple[str, ...]:
+    return tuple(sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}))

@@ -549,7 +549,7 @@ async def test_a_cluster_that_could_not_be_written_is_worked_on_by_nobody(runnin
 
 
 async def test_a_start_takes_a_pass_for_what_was_launched_and_one_for_a_scheduler_that_is_heard(running: Fleet) -> None:
-    """Each is a write to the disk. A look that says what the launch said, and a scheduler that was told, are no news."""
+    """Each is a write to the disk. A look that says what launches said, and a scheduler that was told, are no news."""
     await running.create(n_workers=0)
     await running.until("ready")
     await eventually(lambda: running.cloud.calls["observe"] > 0)
