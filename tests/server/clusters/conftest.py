@@ -29,6 +29,13 @@ from tests.support.clock import FakeClock
 from tests.support.waiting import eventually
 
 
+def _defects(context: Context) -> set[str]:
+    """Return the kinds of errors, of those that only defects raise, which ended the work on a cluster."""
+    samples = [sample for metric in context.metrics.reconcile_errors.collect() for sample in metric.samples]
+    met = {value for sample in samples if sample.value for value in sample.labels.values()}
+    return met & {"AssertionError", "AttributeError", "IndexError", "KeyError", "TypeError", "ValueError"}
+
+
 class Fleet:
     """One server's worth of parts; :meth:`server` runs another one on the same database and cloud."""
 
@@ -57,6 +64,8 @@ class Fleet:
             await reconciler.stop()
             await context.wakeups.stop()
             await context.backends.close()
+        # Its successor would hide it, a lease later.
+        assert not _defects(context), "who worked on a cluster died of a defect"
 
     async def person(
         self, name: str, *, account: str | None = None, role: MemberRole = MemberRole.MEMBER

@@ -47,6 +47,8 @@ FIRST_RETRY, LAST_RETRY = 1.0, 30.0
 """Seconds between tries when the database or the backend cannot be used."""
 CHOOSE_AGAIN = timedelta(seconds=2)
 """Time until a scheduler that could spare no worker is asked again."""
+STEPS_AT_ONCE = 20
+"""Steps planned in one transaction at the most; three or four is usual."""
 LAUNCH_RETRY_LIMIT = 60.0
 """Seconds between two launches of a node at the most."""
 
@@ -202,7 +204,7 @@ class Actor:
             if launched or _tell_of(session, cluster, actions):
                 await self._context.wakeups.announce(session, f"events:{cluster.id}", f"account:{cluster.account_id}")
         self._launched = {}
-        await self._make_true(cluster, nodes, actions)
+        await self._make_true(cluster, nodes, last)
         return last
 
     async def _decide_all(
@@ -210,14 +212,15 @@ class Actor:
     ) -> tuple[Sequence[Action], Sequence[Action]]:
         """Plan step after step, as long as they are nothing but writing; returns all of them, and the last one's."""
         everything: list[Action] = []
-        while True:
+        actions: Sequence[Action] = ()
+        for _ in range(STEPS_AT_ONCE):
             actions = await self._decide(session, cluster, nodes, now)
             everything += actions
-            if all(action.kind is ActionKind.WAKE_AT for action in actions) or any(
-                action.kind in _CALLS for action in actions
-            ):
-                return everything, actions
+            calls = any(action.kind in _CALLS for action in actions)
+            if calls or all(action.kind is ActionKind.WAKE_AT for action in actions):
+                break
             nodes[:] = store.those_that_matter(nodes)
+        return everything, actions
 
     async def _decide(
         self, session: AsyncSession, cluster: Cluster, nodes: list[Node], now: datetime
@@ -247,9 +250,9 @@ class Actor:
         return actions
 
     async def _make_true(self, cluster: Cluster, nodes: Sequence[Node], actions: Sequence[Action]) -> None:
-        """Do what was decided, and is committed."""
+        """Do what was decided, and is committed; *actions* are those of the last step: before it, all was writing."""
         self.state = ClusterState(cluster.state)
-        await self._follow_rows(cluster, nodes, actions)
+        await self._follow_rows(cluster, nodes)
         await self._act(cluster, nodes, actions)
 
     async def write_first(self, session: AsyncSession, cluster: Cluster, now: datetime) -> Sequence[Node]:
@@ -260,8 +263,8 @@ class Actor:
         """
         self._silence = self._new_silence(told=False)
         nodes: list[Node] = []
-        actions, _ = await self._decide_all(session, cluster, nodes, now)
-        self._first = (cluster, nodes, actions)
+        _, last = await self._decide_all(session, cluster, nodes, now)
+        self._first = (cluster, nodes, last)
         return nodes
 
     async def _listen(self, session: AsyncSession, now: datetime, *, linked: bool) -> Silence:
@@ -369,10 +372,9 @@ class Actor:
 
     # Acting.
 
-    async def _follow_rows(self, cluster: Cluster, nodes: Sequence[Node], actions: Sequence[Action]) -> None:
+    async def _follow_rows(self, cluster: Cluster, nodes: Sequence[Node]) -> None:
         """Watch what the rows say may run, and keep the link to the scheduler."""
-        marked = {a.names[0]: a.node_state for a in actions if a.kind is ActionKind.MARK_NODE}
-        states = {node.name: marked.get(node.name) or NodeState(node.state) for node in nodes}
+        states = {node.name: NodeState(node.state) for node in nodes}
         keep = {name for name, state in states.items() if state.live and state is not NodeState.PENDING}
         for name in set(self._handles) - keep:
             self._handles.pop(name)
@@ -434,8 +436,9 @@ class Actor:
 
     async def _launch(self, cluster: Cluster, nodes: Sequence[Node], scheduler: str | None) -> None:
         """Launch; the next step records how it went, before anything else is decided."""
-        self._launched = await self._call_in_batches(cluster, nodes, scheduler)
-        for name, result in self._launched.items():
+        results = await self._call_in_batches(cluster, nodes, scheduler)
+        self._launched = {**self._launched, **results}
+        for name, result in results.items():
             if result.error is None:
                 self._expected[name] = Sighting(name, Answer.RUNNING, result.cloud_id, result.address)
 
