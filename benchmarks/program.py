@@ -19,6 +19,8 @@ from typing import Any
 import httpx
 import psutil
 
+from ropewalk.backends.local.spares import WANTED
+
 PROGRAM = str(Path(sys.executable).with_name("ropewalk"))
 PASSWORD = "benchmark-only-1"  # noqa: S105 - of a server that lives for a minute
 COMMAND = (PROGRAM, "server", "start")
@@ -170,18 +172,24 @@ def _token(data: Path, url: str) -> str:
 
 
 def wait_warm(server: Server) -> None:
-    """Wait until the warm parent has nothing to import any more, which its processor time tells.
+    """Wait until the server would start a cluster as fast as it can: until all its spare nodes are there.
 
     Raises:
-        RuntimeError: there is none.
+        RuntimeError: they are not.
     """
     deadline = time.monotonic() + WARM_SECONDS
-    spent = -1.0
-    while time.monotonic() < deadline:
-        parents = [p for p in psutil.Process(server.pid).children() if "warm.py" in " ".join(p.cmdline())]
-        now = sum(p.cpu_times().user for p in parents)
-        if parents and now == spent:
-            return
-        spent = now
-        time.sleep(0.5)
-    raise RuntimeError("the server has no warm parent")
+    wanted = sum(number * (3 if children else 1) for children, number in WANTED.items())
+    while len(spares(server)) < wanted:
+        if time.monotonic() > deadline:
+            raise RuntimeError("the server has no spare nodes")
+        time.sleep(0.05)
+
+
+def spares(server: Server) -> list[psutil.Process]:
+    """Return the processes that wait to become nodes; a worker is three."""
+    found = []
+    for process in psutil.Process(server.pid).children(recursive=True):
+        with suppress(psutil.Error):
+            if process.cmdline()[-1:] == ["spare"]:
+                found.append(process)
+    return found

@@ -20,7 +20,8 @@ from sqlalchemy.orm import Session
 
 from benchmarks.many import FILE
 from benchmarks.measure import Result, alternate
-from benchmarks.program import REQUEST_SECONDS, Server, server, wait_warm
+from benchmarks.program import REQUEST_SECONDS, Server, server, spares, wait_warm
+from benchmarks.startup import once_ours
 from ropewalk.server.db.models import Base, Cluster, Node
 
 MIB = 2**20
@@ -47,11 +48,23 @@ def many(runs: int, clusters: int, idle: float) -> list[Result]:
 
 
 def memory() -> list[Result]:
-    """Return the resident memory of an idle server, and of the process that it forks nodes from."""
+    """Return the memory of an idle server, of the process that it forks nodes from, and of the spare nodes."""
     with server() as here:
         wait_warm(here)
         parents = sum(child.memory_info().rss for child in psutil.Process(here.pid).children()) / MIB
-        return [_value("server_memory", "MiB", [rss(here.pid)]), _value("warm_parent_memory", "MiB", [parents])]
+        new = [own(here)]
+        once_ours(here, learn=True)
+        return [
+            _value("server_memory", "MiB", [rss(here.pid)]),
+            _value("warm_parent_memory", "MiB", [parents]),
+            _value("spare_nodes_memory", "MiB", new),
+            _value("spare_nodes_memory_after_a_start", "MiB", [own(here)]),
+        ]
+
+
+def own(here: Server) -> float:
+    """Return the MiB that the spare nodes have of their own."""
+    return float(sum(process.memory_full_info().uss for process in spares(here)) / MIB)
 
 
 def rss(pid: int) -> float:

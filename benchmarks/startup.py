@@ -31,31 +31,59 @@ def run(runs: int) -> list[Result]:
     """Measure starts and ends."""
     resource_tracker.ensure_running()  # otherwise the first LocalCluster would start it, and not end it
     with users_folder(), server() as here:
-        wait_warm(here)
-        once_ours(here)  # both sides import and compile at their first time
+        once_ours(here, learn=True)  # both sides import and compile at their first time
         once_theirs()
         start, close = alternate(lambda: once_ours(here), once_theirs, runs)
+        (hasty,) = alternate(lambda: right_after(here), lambda: once_theirs()[:1], runs)
         with tempfile.TemporaryDirectory(prefix="ropewalk-bench-") as folder, gateway(Path(folder)) as other:
             other.once(WORKERS)
             (peer,) = alternate(lambda: once_ours(here)[:1], lambda: other.once(WORKERS)[:1], runs)
     return [
         start.ratio("start_vs_localcluster", 0.4),
+        hasty.ratio("start_right_after_vs_localcluster", None),
         peer.ratio("start_vs_gateway", 0.1),
         close.ratio("close_vs_localcluster", 1.0),
     ]
 
 
-def once_ours(here: Server) -> Sequence[float]:
-    """Return the seconds of one start and of one end on our side."""
+def once_ours(here: Server, *, learn: bool = False) -> Sequence[float]:
+    """Return the seconds of one start and of one end on our side, of a server that has its spare nodes.
 
-    def make() -> Any:
-        with modules_beside():
-            return Cluster(
-                WORKERS, server=here.url, token=here.token, quiet=True, wait_for_workers=True, worker_memory="1 GiB",
-                timeout=START_SECONDS,
-            )  # fmt: skip
+    Those are made anew before the other side's turn, which they would disturb. To *learn*, the cluster is kept until
+    the next spares know what its nodes write to, as clusters of people are.
+    """
+    wait_warm(here)
 
-    return once(make, lambda: nodes(here.data))
+    def made() -> Sequence[psutil.Process]:
+        if learn:
+            wait_warm(here)
+        return nodes(here.data)
+
+    took = once(lambda: _cluster(here), made)
+    wait_warm(here)
+    return took
+
+
+def right_after(here: Server) -> Sequence[float]:
+    """Return the seconds of a start right after another, which has taken the spare nodes."""
+    wait_warm(here)
+    first = _cluster(here)
+    others = set(nodes(here.data))
+    try:
+        start, _ = once(lambda: _cluster(here), lambda: [node for node in nodes(here.data) if node not in others])
+    finally:
+        first.close()
+    wait_gone(list(others))
+    wait_warm(here)
+    return [start]
+
+
+def _cluster(here: Server) -> Cluster:
+    with modules_beside():
+        return Cluster(
+            WORKERS, server=here.url, token=here.token, quiet=True, wait_for_workers=True, worker_memory="1 GiB",
+            timeout=START_SECONDS,
+        )  # fmt: skip
 
 
 @contextmanager
