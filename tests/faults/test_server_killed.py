@@ -24,9 +24,7 @@ CREATE = ("POST", "accounts/ada/clusters", {"name": "c", "n_workers": WORKERS, "
 STOP = ("DELETE", "accounts/ada/clusters/c", None)
 
 
-@pytest.mark.parametrize(
-    "point", ["commit:1", "launch.before", "launch.after", "commit:2", "commit:3", "commit:4"]
-)
+@pytest.mark.parametrize("point", ["commit:1", "launch.before", "launch.after", "commit:2", "commit:3"])
 def test_a_server_killed_while_it_launches_is_continued_by_the_next(
     installation: Installation, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
