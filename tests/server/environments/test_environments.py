@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -130,6 +130,23 @@ async def test_a_passing_fault_is_tried_again_and_a_lasting_one_given_up(
     assert codes[0] == "environment.created"
     assert codes.count("environment.retrying") == 7
     assert codes[-1] == "environment.failed"
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_what_the_system_refuses_a_builder_is_told_and_counted_as_a_try(api: Api, builder: FakeBuilder) -> None:
+    ada = (await api.person("ada")).client
+    builder.answer = lambda _request: PermissionError(1, "Operation not permitted")
+    wish = await create(ada, "etl", DASK)
+
+    async def told() -> str | None:
+        found = (await ada.get(f"{ROOT}/builds/{wish['build']}")).json()
+        return cast("str | None", found["reason"])
+
+    await eventually(told)
+    reason = await told()
+    assert reason is not None
+    assert reason.startswith("The builder could not go on: Operation not permitted.")
+    assert "It is tried again in 5 seconds." in reason
 
 
 async def test_a_build_outlives_the_server_that_began_it(api: Api, builder: FakeBuilder) -> None:

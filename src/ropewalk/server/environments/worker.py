@@ -115,7 +115,15 @@ class BuildWorker:
             await self._report.event("The same was built before, and is still there.")
             return BuildResult(earlier.lock, earlier.image, earlier.path, reused=True, details=earlier.details)
         report, files = self._report, files_of(self._context)
-        return await room.build_within(self._context, files, request, lambda within: builder.build(within, report))
+        try:
+            return await room.build_within(self._context, files, request, lambda within: builder.build(within, report))
+        except (TimeoutError, ConnectionError):
+            raise
+        except OSError as exc:  # else it would be tried for ever, and nobody told
+            log.exception("environment.defect")
+            why = exc.strerror or type(exc).__name__
+            advice = "The server's log says more: ask an operator."
+            raise TryAgainError(f"The builder could not go on: {why}.", delay=5.0, advice=advice) from exc
 
     async def _done(self, result: BuildResult) -> None:
         async with fenced(self._context, self._lease) as (session, row):

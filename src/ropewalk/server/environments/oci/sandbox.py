@@ -57,7 +57,13 @@ async def run_commands(
         root = Path(name) / "root"
         root.mkdir()
         await asyncio.to_thread(unpack, [blobs.path(digest) for digest in layers], root)
-        await asyncio.to_thread(_give, root)
+        try:
+            await asyncio.to_thread(_give, root)
+        except OSError as exc:
+            raise _impossible(
+                f"the server's user may not give files to user {sandbox_program.USER} ({exc.strerror})",
+                "Let the server run as a plain user, or as root outside of user namespaces",
+            ) from None
         before = await asyncio.to_thread(snapshot, root)
         for command in commands:
             say(f"$ {command}")
