@@ -151,6 +151,7 @@ class Kernel:
         for path in (base / "ropewalk", base / "ropewalk" / "inst", base / "ropewalk" / "inst" / node):
             path.mkdir(exist_ok=True)
             self.fill(path)
+            (path / "cpu.weight").write_text("100")
         for name in ("memory.max", "memory.swap.max", "pids.max", "cpu.weight", "cpu.max", "cgroup.kill"):
             (path / name).write_text("")
         return path
@@ -176,6 +177,16 @@ class TestUnifiedHierarchy:
         for parent in (kernel.root, group.parent.parent, group.parent):
             assert (parent / "cgroup.subtree_control").read_text() == "+cpu +memory +pids"
         assert (kernel.own / "cgroup.subtree_control").read_text() == ""
+
+    def test_all_nodes_together_weigh_as_much_as_a_program_on_each_core(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(os, "cpu_count", lambda: 16)
+        kernel = Kernel(tmp_path)
+        group = kernel.group(kernel.root, "n")
+        Cgroups("inst", kernel.proc).make("n", LIMITS)
+        weights = [(each / "cpu.weight").read_text() for each in (group.parent.parent, group.parent, group)]
+        assert weights == ["1600", "1600", "200"]
 
     def test_a_quota_is_set_where_it_is_wanted(self, tmp_path: Path) -> None:
         kernel = Kernel(tmp_path)

@@ -170,9 +170,21 @@ def _make(hierarchy: Hierarchy, path: Path) -> None:
                 parent.mkdir(mode=0o755, exist_ok=True)
                 if hierarchy.unified:
                     _delegate(parent, hierarchy.controllers)
+                if "cpu" in hierarchy.controllers:
+                    _weigh(parent, unified=hierarchy.unified)
             path.mkdir(mode=0o755, exist_ok=True)
             return
     raise FileNotFoundError(2, "its parent vanishes", str(path))
+
+
+def _weigh(parent: Path, *, unified: bool) -> None:
+    """Let all nodes together weigh as much as a busy program on each core does, and not as one program."""
+    cores = os.cpu_count() or 1
+    with contextlib.suppress(OSError):
+        if unified:
+            _write(parent / "cpu.weight", min(10_000, cores * _FULL_WEIGHT))
+        else:
+            _write(parent / "cpu.shares", min(262_144, cores * 1024))
 
 
 def _limit(hierarchy: Hierarchy, path: Path, limits: Limits) -> None:
