@@ -301,8 +301,6 @@ def test_a_failed_start_says_which_node_why_and_the_end_of_its_log(server: LiveS
     wait_until(lambda: not server.live(), within=60)
 
 
-# Its scheduler may have gone before modules are brought to it, of which a warning tells.
-@pytest.mark.filterwarnings("ignore::ropewalk.client.versions.VersionMismatchWarning")
 def test_a_start_that_takes_too_long_says_what_it_waited_for_and_stops_the_cluster(server: LiveServer) -> None:
     with pytest.raises(ClusterStartError) as caught:
         ropewalk.Cluster(n_workers=1, worker_class="no.such.Class", wait_for_workers=True, timeout="6 s")

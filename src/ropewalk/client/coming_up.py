@@ -102,19 +102,29 @@ class ClusterStart(ClusterLooks):
         checkpoint()
         await super()._start()
         checkpoint()
-        await self._software.bring(self.scheduler_comm)
         if self._lend == "local":
             self._forwarder = Forwarder(lambda token: send(self.scheduler_comm, token))
             await self._forwarder.start()
             checkpoint()
         self.name = self.detail.name  # the scheduler's copy may be an older program's
-        await self._starter.workers(self._wait, lambda: len(self.scheduler_info["workers"]))
+        await self._furnish()
         if self._shutdown_on_close is None:
             self._shutdown_on_close = self._starter.created
         if not self._shutdown_on_close:
             self._disclaim()
         if self._starter.watch is not None:
             self._starter.watch.poll = QUIET_POLL
+
+    async def _furnish(self) -> None:
+        """Bring modules, and wait for workers meanwhile, which notices when the cluster has failed."""
+        bringing = asyncio.ensure_future(self._software.bring(self.scheduler_comm))
+        try:
+            await self._starter.workers(self._wait, lambda: len(self.scheduler_info["workers"]))
+            tell = await bringing
+        finally:
+            bringing.cancel()
+            await asyncio.gather(bringing, return_exceptions=True)
+        tell()
 
     async def _undo(self, exc: BaseException) -> BaseException:
         """Clean up after a start that failed; return the error to raise."""

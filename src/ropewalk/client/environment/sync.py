@@ -106,17 +106,23 @@ class Software:
             # No task of the loop: nobody has to wait for it where the start fails.
             threading.Thread(target=_packed, args=(self._reading,), name="ropewalk-modules", daemon=True).start()
 
-    async def bring(self, scheduler: rpc) -> None:
-        """Bring what was read to the nodes of the cluster, which runs by now."""
+    async def bring(self, scheduler: rpc) -> Callable[[], None]:
+        """Bring what was read to the nodes of the cluster, which runs by now; returns what tells how that went.
+
+        Later, because it fails, too, where the cluster did, which is then what the user has to know.
+        """
         if self._reading is None:
-            return
+            return lambda: None
         try:
             mine, archive = await asyncio.wrap_future(self._reading)
             if archive:
                 await bring(scheduler, archive, digest(archive))
         except Exception as exc:  # noqa: BLE001 - the cluster is good without them, and many need none
-            self._tell([Difference(name="modules", level="warning", why=f"They could not be brought along: {exc}")])
-            return
+            why = f"They could not be brought along: {exc}"
+            return lambda: self._tell([Difference(name="modules", level="warning", why=why)])
+        return lambda: self._tell_brought(mine)
+
+    def _tell_brought(self, mine: Modules) -> None:
         for line in mine.told():
             self._say(line)
         self._tell(mine.differences)
