@@ -14,6 +14,7 @@ from ropewalk.errors import TryAgainError
 from ropewalk.server.clusters import actor, leases, observer
 from ropewalk.server.clusters.plan import STOP_AGAIN
 from ropewalk.server.clusters.reconciler import Reconciler
+from ropewalk.server.context import Context
 from tests.server.clusters.conftest import Fleet
 from tests.support.waiting import eventually
 
@@ -253,7 +254,15 @@ async def test_a_server_that_wakes_up_in_the_middle_of_its_work_writes_nothing(
             await wake.wait()
         return answer
 
+    renew = leases.renew
+
+    async def renew_no_more(context: Context, owner: str) -> set[str]:
+        if frozen.is_set() and owner == servers[0].owner:
+            await asyncio.Event().wait()  # all of a server freezes
+        return await renew(context, owner)
+
     monkeypatch.setattr(actor.Actor, "_call_launch", freeze)
+    monkeypatch.setattr(leases, "renew", renew_no_more)
     async with fleet.server() as first:
         servers.append(first)
         await fleet.create(n_workers=2)
