@@ -9,6 +9,7 @@ import contextlib
 import os
 import ssl
 from collections.abc import Iterator
+from typing import Any
 
 from kubernetes_asyncio.client import Configuration
 from kubernetes_asyncio.client.rest import RESTClientObject
@@ -37,13 +38,25 @@ def open_pool(credentials: KubernetesCredentials) -> RESTClientObject:
             pair = credentials.client_certificate.get_secret_value() + "\n" + credentials.client_key.get_secret_value()
             configuration.cert_file = files.enter_context(_in_memory(pair))
         try:
-            return RESTClientObject(configuration)
+            return _end_what_is_forgotten(RESTClientObject(configuration))
         except (ssl.SSLError, ValueError):
             raise FixItError(
                 "The kubeconfig's certificates cannot be used: they are damaged, or the key is not the certificate's.",
                 field="kubeconfig",
                 advice="Set the cloud account again, with a new kubeconfig.",
             ) from None
+
+
+def _end_what_is_forgotten(pool: RESTClientObject) -> RESTClientObject:
+    """Let a connection whose answer was a refusal end with the pool, or after two seconds.
+
+    aiohttp says goodbye on it and forgets it, so that it stays open until the other side answers. What ends those is
+    an option of aiohttp's connector (``enable_cleanup_closed``), which this client makes without options.
+    """
+    connector: Any = pool.pool_manager.connector
+    connector._cleanup_closed_disabled = False  # noqa: SLF001 - what the option sets
+    connector._cleanup_closed()  # noqa: SLF001 - what the option begins
+    return pool
 
 
 @contextlib.contextmanager
