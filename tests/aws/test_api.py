@@ -15,7 +15,7 @@ from ropewalk.backends.aws.limiter import Limiter
 from ropewalk.errors import FixItError, TryAgainError
 from ropewalk.schemas.aws import AwsCredentials
 from tests.support.ministack import ACCOUNT, REGION, Double
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 TRUST: dict[str, Any] = {
     "Version": "2012-10-17",
@@ -174,7 +174,7 @@ async def test_a_call_that_is_under_way_when_all_is_closed_ends_with_an_error(aw
     await eventually(lambda: aws.faults()[0]["used"])
     await api.close()
     with pytest.raises(TryAgainError):
-        await asyncio.wait_for(call, 20)
+        await asyncio.wait_for(call, PATIENCE)
 
 
 async def test_connections_to_one_service_are_made_once(aws: Double, api: Aws) -> None:

@@ -16,6 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.waiting import PATIENCE
+
 PASSWORD = "correct horse battery"
 BIN = Path(sys.executable).parent
 TAG = "TEST_OF_ROPEWALK"
@@ -79,7 +81,7 @@ class Machine:
 
     def close(self) -> None:
         self.server.terminate()
-        self.server.wait(30)
+        self.server.wait(PATIENCE)
         for process in self.processes():
             process.kill()
         self._drain.join(30)

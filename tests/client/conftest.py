@@ -19,7 +19,7 @@ from ropewalk.client import calls, config
 from ropewalk.client.http import Api
 from ropewalk.schemas.identity import SetupRequest, TokenCreate
 from tests.support.client import dask_config_restored
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 START_SECONDS = 60
 """For the server on a busy machine; alone it needs one."""
@@ -89,7 +89,7 @@ class LiveServer:
         """End the server; its clusters go on."""
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(30)
+            self._process.wait(PATIENCE)
             self._process = None
 
     def nodes(self) -> list[psutil.Process]:

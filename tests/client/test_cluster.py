@@ -8,14 +8,16 @@ from collections.abc import Callable
 from typing import Any
 
 import dask.config
+import psutil
 import pytest
 from distributed import Client
+from distributed.comm.addressing import parse_host_port
 from distributed.core import Status
 from distributed.exceptions import WorkerStartTimeoutError
 from distributed.utils import Logs
 
 import ropewalk
-from ropewalk.client import calls, claims, options, versions, view
+from ropewalk.client import calls, claims, coming_up, options, versions, view
 from ropewalk.errors import (
     ClusterGoneError,
     ClusterStartError,
@@ -24,7 +26,7 @@ from ropewalk.errors import (
     NotFoundError,
     VersionMismatchError,
 )
-from ropewalk.schemas.clusters import ClusterDetail, ClusterState
+from ropewalk.schemas.clusters import ClusterDetail, ClusterState, Connection
 from tests.client.conftest import LiveServer
 from tests.support.client import cluster as answer
 from tests.support.waiting import eventually, wait_until
@@ -307,6 +309,28 @@ def test_a_start_that_takes_too_long_says_what_it_waited_for_and_stops_the_clust
     assert "worker" in str(caught.value).lower()
     assert "no.such" in str(caught.value) or "did not start within 6 s" in str(caught.value)
     wait_until(lambda: not server.live(), within=60)
+
+
+def test_a_scheduler_that_dies_before_the_client_connects_is_told_with_the_reason(
+    server: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That nobody answers at its address is how the client sees it first; the server knows why."""
+    connect = coming_up.open_cluster
+
+    async def kill_and_connect(connection: Connection, *arguments: Any) -> Any:
+        _listener(server, connection.scheduler_address).kill()
+        return await connect(connection, *arguments)
+
+    monkeypatch.setattr(coming_up, "open_cluster", kill_and_connect)
+    with pytest.raises(ClusterStartError, match=r"Cluster 'beheaded' did not start: .*SIGKILL"):
+        ropewalk.Cluster(n_workers=1, name="beheaded")
+    wait_until(lambda: not server.live(), within=60)
+
+
+def _listener(server: LiveServer, address: str) -> psutil.Process:
+    """Return the node that listens at that address."""
+    _, port = parse_host_port(address.partition("://")[2])
+    return next(node for node in server.nodes() if port in {each.laddr.port for each in node.net_connections("tcp")})
 
 
 def test_waiting_for_more_workers_than_there_will_be_is_refused_and_leaves_nothing(server: LiveServer) -> None:

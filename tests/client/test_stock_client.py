@@ -20,7 +20,7 @@ from distributed.security import Security
 
 import ropewalk
 from tests.client.conftest import LiveServer, configured
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_coordination(client: Client) -> None:
         Event("done").set()
 
     client.submit(announce, pure=False).result()
-    assert Event("done").wait(10)
+    assert Event("done").wait(PATIENCE)
     assert Variable("answer").get() == 42
 
 

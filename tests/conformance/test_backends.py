@@ -27,7 +27,7 @@ from tests.conformance.harness import (
     start,
     until,
 )
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 S, W1, W2 = handle("s"), handle("w1"), handle("w2")
 
@@ -75,7 +75,7 @@ async def linked(
 async def ask(backend: Backend, scheduler: NodeHandle, address: str, context: ssl.SSLContext) -> object:
     async with linked(backend, scheduler, address, context) as (reader, writer):
         await wire.write(writer, {"op": "ropewalk_choose", "n": 1})
-        answer: object = await asyncio.wait_for(wire.read(reader), 20)
+        answer: object = await asyncio.wait_for(wire.read(reader), PATIENCE)
         return answer
 
 
@@ -166,7 +166,7 @@ class TestObserve:
         assert await answer(harness.backend, S) is Answer.RUNNING
         await harness.kill(S)
         while await answer(harness.backend, S) is not Answer.GONE:
-            await asyncio.wait_for(harness.backend.changed(), 20)
+            await asyncio.wait_for(harness.backend.changed(), PATIENCE)
 
     async def test_waiting_for_a_change_can_be_cancelled(self, harness: Harness) -> None:
         waiting = asyncio.ensure_future(harness.backend.changed())
@@ -204,7 +204,7 @@ class TestStop:
         await start(harness.backend, "s")
         await harness.backend.stop([S])
         while await answer(harness.backend, S) is not Answer.GONE:
-            await asyncio.wait_for(harness.backend.changed(), 20)
+            await asyncio.wait_for(harness.backend.changed(), PATIENCE)
 
 
 class TestRestartOfTheServer:
@@ -224,7 +224,7 @@ class TestRestartOfTheServer:
         assert await answer(second, S) is Answer.RUNNING
         await harness.kill(S)
         while await answer(second, S) is not Answer.GONE:
-            await asyncio.wait_for(second.changed(), 20)
+            await asyncio.wait_for(second.changed(), PATIENCE)
 
     async def test_closing_leaves_nodes_running(self, harness: Harness) -> None:
         await start(harness.backend, "s")
@@ -318,7 +318,7 @@ class TestLink:
                 (retired,) = (await wire.read(ask_reader))["names"]
                 await wire.write(ask_writer, {"op": "ropewalk_retire", "names": [retired]})
                 assert (await wire.read(ask_reader))["retired"] == [retired]
-            status = await asyncio.wait_for(status_with(reader, set(workers) - {retired}), 30)
+            status = await asyncio.wait_for(status_with(reader, set(workers) - {retired}), PATIENCE)
             name = workers[retired]
             await until(harness.backend, handle(name), Answer.GONE)
             assert (await harness.backend.observe([handle(name)])).sightings[name].exit_code == 0
@@ -347,7 +347,7 @@ class TestLink:
             await wire.read(reader)
             await harness.kill(S)
             with pytest.raises(OSError):  # noqa: PT011 - a TLS stream may end in several ways
-                await asyncio.wait_for(status_with(reader, {"no such worker"}), 20)
+                await asyncio.wait_for(status_with(reader, {"no such worker"}), PATIENCE)
 
     async def test_refuses_a_certificate_of_another_cluster(self, harness: Harness, tmp_path: Path) -> None:
         (result,) = await start(harness.backend, "s")

@@ -30,7 +30,7 @@ from ropewalk.errors import FixItError, TryAgainError
 from ropewalk.schemas.cloud_accounts import HostedSettings
 from ropewalk.schemas.clusters import NodeRole
 from tests.support import spawners, stand_in
-from tests.support.waiting import eventually, wait_until
+from tests.support.waiting import PATIENCE, eventually, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="plays with /proc")
 
@@ -155,7 +155,7 @@ class TestServerKilled:
         self, backend: LocalBackend, root: Path, moment: str, runs_afterwards: bool
     ) -> None:
         killed = server(root, f"{moment}: {DIE}\nasyncio.run(backend.launch(t.request('s')))")
-        assert killed.wait(30) == -signal.SIGKILL
+        assert killed.wait(PATIENCE) == -signal.SIGKILL
         killed.communicate()
 
         async def settled() -> bool:  # the child may be between fork and exec, when it carries no tag yet
@@ -183,13 +183,13 @@ class TestServerKilled:
         self, backend: LocalBackend, root: Path
     ) -> None:
         killed = server(root, f"asyncio.run(backend.launch(t.request('s')))\n{DIE}")
-        assert killed.wait(30) == -signal.SIGKILL
+        assert killed.wait(PATIENCE) == -signal.SIGKILL
         killed.communicate()
         pid = await up(backend, "s")
         assert (await look(backend, "s")).answer is Answer.RUNNING
         os.kill(pid, signal.SIGKILL)
         while (await look(backend, "s")).answer is not Answer.GONE:
-            await asyncio.wait_for(backend.changed(), 20)
+            await asyncio.wait_for(backend.changed(), PATIENCE)
         assert (await look(backend, "s")).reason
 
     async def test_the_exit_status_of_an_adopted_node_is_known_where_the_kernel_tells_it(
@@ -200,7 +200,7 @@ class TestServerKilled:
         pid = await up(backend, "s")
         assert (await look(backend, "s")).answer is Answer.RUNNING
         os.kill(pid, signal.SIGKILL)
-        await asyncio.wait_for(backend.changed(), 20)
+        await asyncio.wait_for(backend.changed(), PATIENCE)
         sighting = await look(backend, "s")
         assert sighting.answer is Answer.GONE
         # Linux 6.15 and later, if the parent that adopted it takes note of its end; nobody can know otherwise.
@@ -561,7 +561,7 @@ class TestWithoutPidfd:
         await backend.launch(request("s", "s2", deaf=True))
         os.kill(await up(backend, "s"), signal.SIGKILL)
         while (await look(backend, "s")).answer is not Answer.GONE:
-            await asyncio.wait_for(backend.changed(), 20)
+            await asyncio.wait_for(backend.changed(), PATIENCE)
         await up(backend, "s2")
         await backend.stop([handle("s2")])
         await gone(backend, "s2")
@@ -582,7 +582,7 @@ def test_a_process_whose_first_thread_has_ended_lives_until_its_last_one_does() 
         assert processes.alive(identity)
         assert process.poll() is None
         processes.kill([identity])
-        assert process.wait(20) == -signal.SIGKILL
+        assert process.wait(PATIENCE) == -signal.SIGKILL
 
 
 def test_nothing_is_left_of_these_tests() -> None:

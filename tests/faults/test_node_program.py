@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from distributed.core import rpc
 
 from ropewalk.node import exits, main
 from ropewalk.server.clusters.certificates import issue
 from tests.support.postgres import free_port
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, eventually, wait_until
 
 
 class Nodes:
@@ -53,6 +55,11 @@ class Nodes:
         self._stack.callback(process.kill)
         return process
 
+    def control(self) -> dict[str, Any]:
+        """What a control plane of this cluster connects with."""
+        arguments: dict[str, Any] = main.security(self._certificates.for_role("control")).get_connection_args("client")
+        return arguments
+
     def log(self, name: str) -> str:
         return (self.folder / name / "log").read_text()
 
@@ -74,7 +81,7 @@ def test_a_worker_that_waits_for_its_scheduler_stops_in_order(nodes: Nodes) -> N
     worker = nodes.start("w", "worker")
     wait_until(lambda: _handles(worker, signal.SIGTERM))
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(30) == exits.EXIT_OK, nodes.log("w")
+    assert worker.wait(PATIENCE) == exits.EXIT_OK, nodes.log("w")
 
 
 def test_a_worker_says_that_it_found_no_scheduler(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,9 +95,9 @@ def test_a_scheduler_whose_port_is_taken_says_so(nodes: Nodes) -> None:
     first = nodes.start("one", "scheduler")
     wait_until(lambda: "Scheduler at" in nodes.log("one"))
     second = nodes.start("two", "scheduler")
-    assert second.wait(30) == exits.EXIT_CANNOT_LISTEN
+    assert second.wait(PATIENCE) == exits.EXIT_CANNOT_LISTEN
     first.send_signal(signal.SIGTERM)
-    assert first.wait(30) == exits.EXIT_OK
+    assert first.wait(PATIENCE) == exits.EXIT_OK
 
 
 @pytest.mark.parametrize(
@@ -113,12 +120,12 @@ def test_wrong_options_are_named_and_have_their_own_status(
     assert words in nodes.log("n")
 
 
-def test_a_cluster_at_addresses_of_ipv6_ends_by_itself_and_its_workers_with_it(nodes: Nodes) -> None:
+async def test_a_cluster_at_addresses_of_ipv6_ends_by_itself_and_its_workers_with_it(nodes: Nodes) -> None:
     contact = f"tls://[::1]:{nodes.port}"
-    scheduler = nodes.start(
-        "s", "scheduler", listen=f"tls://[::]:{nodes.port}", contact=contact, limits={"cluster_timeout": 6}
-    )
+    scheduler = nodes.start("s", "scheduler", listen=f"tls://[::]:{nodes.port}", contact=contact)
     worker = nodes.start("w", "worker", listen="tls://[::1]:0", scheduler=contact)
-    assert scheduler.wait(60) == exits.EXIT_LIFETIME, nodes.log("s")
-    assert worker.wait(60) == exits.EXIT_OK, nodes.log("w")
-    assert "Register worker" in nodes.log("s")
+    await eventually(lambda: "Register worker" in nodes.log("s"))
+    async with rpc(contact, connection_args=nodes.control()) as channel:
+        await channel.ropewalk_configure(limits={"cluster_timeout": 0})
+    assert await asyncio.to_thread(scheduler.wait, 60) == exits.EXIT_LIFETIME, nodes.log("s")
+    assert await asyncio.to_thread(worker.wait, 60) == exits.EXIT_OK, nodes.log("w")

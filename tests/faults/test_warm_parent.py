@@ -27,7 +27,7 @@ from ropewalk.backends.port import Answer
 from ropewalk.errors import TryAgainError
 from ropewalk.schemas.cloud_accounts import HostedSettings
 from tests.conformance.harness import INSTALLATION, answer, certificates, handle, request, stop_everything, until
-from tests.support.waiting import eventually, wait_until
+from tests.support.waiting import PATIENCE, eventually, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no warm parents elsewhere")
 
@@ -349,7 +349,7 @@ class TestParent:
             pid = int(server.stdout.readline())
         os.kill(pid, signal.SIGSTOP)
         server.send_signal(number)
-        server.wait(30)
+        server.wait(PATIENCE)
         wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
 
 

@@ -16,7 +16,7 @@ from tests.kubernetes.nodes import STUCK, handle, reason, request, seen, until
 from tests.support.kube_plane import Plane
 from tests.support.kube_proxy import Proxy
 from tests.support.kube_space import Space
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 LIST = r"/pods\?labelSelector=[^&]*&limit"
 WATCH = r"watch=true"
@@ -54,7 +54,7 @@ class TestOneWatch:
         assert (await seen(backend, "s")).answer is Answer.RUNNING
         await deleted_by_hand(space, "s")
         while (await seen(backend, "s")).answer is not Answer.GONE:
-            await asyncio.wait_for(backend.changed(), 30)
+            await asyncio.wait_for(backend.changed(), PATIENCE)
         assert "was deleted in Kubernetes" in ((await seen(backend, "s")).reason or "")
 
     async def test_does_not_see_pods_of_others(self, backend: KubernetesBackend, space: Space) -> None:

@@ -17,6 +17,7 @@ from ropewalk.server.db.engine import Database
 from ropewalk.server.db.models import Account
 from ropewalk.server.db.sqlite import PatientConnection
 from tests.support.clock import FakeClock
+from tests.support.waiting import PATIENCE
 
 
 def account(clock: FakeClock, slug: str) -> Account:
@@ -29,11 +30,11 @@ async def slugs(database: Database) -> list[str]:
 
 
 async def test_readers_and_writers_do_not_wait_for_each_other(database: Database, clock: FakeClock) -> None:
-    async with asyncio.timeout(5), database.transaction() as writer:
+    async with asyncio.timeout(PATIENCE), database.transaction() as writer:
         writer.add(account(clock, "new"))
         await writer.flush()
         assert await slugs(database) == []
-    async with asyncio.timeout(5), database.read() as reader:
+    async with asyncio.timeout(PATIENCE), database.read() as reader:
         before = list(await reader.scalars(select(Account.slug)))
         async with database.transaction() as writer:
             writer.add(account(clock, "newer"))
@@ -151,7 +152,7 @@ async def test_cancelled_work_leaves_no_lock_and_no_broken_connection(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        async with asyncio.timeout(5), database.transaction() as session:
+        async with asyncio.timeout(PATIENCE), database.transaction() as session:
             assert list(await session.scalars(select(Account.slug))) == []
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
 

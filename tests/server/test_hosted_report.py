@@ -17,7 +17,7 @@ from ropewalk.server.cloud_accounts.report import reported, say_what_is_wanting
 from ropewalk.server.cloud_accounts.service import HOSTED_ID
 from ropewalk.server.context import Context
 from tests.support.server_process import server_process
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 
 class Checked(MemoryBackend):
@@ -70,7 +70,7 @@ async def test_a_check_that_fails_is_said_and_harms_nothing(context: Context) ->
 
 async def test_a_check_that_hangs_keeps_nobody(context: Context) -> None:
     using(context, Checked())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         async with reported(context):
             await asyncio.sleep(0)
 

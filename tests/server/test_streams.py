@@ -14,7 +14,7 @@ from ropewalk.server.cloud_accounts.registry import Backends
 from ropewalk.server.db.models import Member, Token, User
 from tests.support.api import Api, Person
 from tests.support.clock import FakeClock
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 CLUSTER = "/api/v1/accounts/team/clusters/etl"
 
@@ -39,7 +39,7 @@ class Following:
 
     async def text(self) -> str:
         assert self.stream is not None
-        return (await asyncio.wait_for(self.stream, 30)).text
+        return (await asyncio.wait_for(self.stream, PATIENCE)).text
 
     async def take_away(self, what: str, clock: FakeClock) -> None:
         async with self.api.context.db.transaction() as session:

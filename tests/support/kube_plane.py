@@ -24,7 +24,7 @@ import httpx
 import pytest
 
 from tests.support.kube_certificates import Pki
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ropewalk-tests/kubernetes-1.20.2/bin"
@@ -142,7 +142,7 @@ class Plane:
         process = self.processes.pop(name)
         process.kill() if kill else process.terminate()
         try:
-            process.wait(20)
+            process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -21,6 +21,7 @@ from typing import Any
 from ropewalk.schemas.aws import AwsCredentials
 from tests.support import venvs
 from tests.support.engine import NETWORK, Engine
+from tests.support.waiting import PATIENCE
 
 REQUIREMENTS = Path(__file__).parent / "aws_double" / "requirements.txt"
 
@@ -155,7 +156,7 @@ class Double:
         with contextlib.suppress(OSError):
             self.process.stdin.close()
         try:
-            self.process.wait(30)
+            self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

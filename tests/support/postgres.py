@@ -21,6 +21,8 @@ from typing import Any, TypeVar
 
 import asyncpg
 
+from tests.support.waiting import PATIENCE
+
 T = TypeVar("T")
 
 _FAST = {
@@ -139,7 +141,7 @@ def _running(
                 return
         finally:
             process.send_signal(signal.SIGINT)  # "fast shutdown": does not wait for clients
-            process.wait(30)
+            process.wait(PATIENCE)
     raise AssertionError(f"PostgreSQL did not start: {log.read_text()[-2000:]}")
 
 

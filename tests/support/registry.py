@@ -32,6 +32,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.x509.oid import NameOID
 
 from tests.support.ministack import free_port
+from tests.support.waiting import PATIENCE
 
 USERNAME, PASSWORD = "pusher", "s3cret-of-the-registry"
 HASHED = "$2y$04$abcdefghijklmnopqrstuuTF2maMdtVv8r8joBPmdX9ZGV5oqXM36"
@@ -88,7 +89,7 @@ def running(folder: Path, auth: dict[str, Any] | None = None, tls: dict[str, str
         yield Registry(host, folder / "data")
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(PATIENCE)
 
 
 def _wait(host: str, process: subprocess.Popen[bytes], log: Path) -> None:

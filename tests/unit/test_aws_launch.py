@@ -20,6 +20,7 @@ from ropewalk.errors import FixItError, TryAgainError
 from ropewalk.schemas.aws import AwsCredentials, AwsSettings
 from ropewalk.schemas.clusters import GIB, NodeRole
 from tests.support.fake_ecs import NO_CAPACITY, PLACE, FakeEcs, aws_error, lost, resources
+from tests.support.waiting import PATIENCE
 
 CREDENTIALS = AwsCredentials.model_validate({"access_key_id": "AKIAX", "secret_access_key": "s"})
 SHAPE = NodeShape(1, 4 * GIB)
@@ -517,7 +518,7 @@ class TestObserve:
         assert backend._lookout._due() - clock.now == SLOW
         await backend.stop(nodes[:1])
         assert backend._lookout._due() - clock.now <= 1
-        await asyncio.wait_for(backend.changed(), 5)
+        await asyncio.wait_for(backend.changed(), PATIENCE)
 
 
 class TestStop:

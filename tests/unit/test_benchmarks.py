@@ -19,7 +19,7 @@ from benchmarks.program import bounded, end_nodes, ended_with_us, nodes, users_f
 from sqlalchemy import create_engine
 
 from ropewalk.client.environment.modules import local_modules
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 
 def test_both_sides_take_turns_and_neither_is_always_first() -> None:
@@ -115,7 +115,7 @@ def test_nodes_that_were_left_are_ended_and_said(tmp_path: Path, capsys: pytest.
     with subprocess.Popen(["sleep", "60"], env=environ) as node:
         wait_until(lambda: [process.pid for process in nodes(tmp_path)] == [node.pid])  # once it is sleep
         end_nodes(tmp_path)
-        assert node.wait(10) == -signal.SIGKILL
+        assert node.wait(PATIENCE) == -signal.SIGKILL
     assert capsys.readouterr().err.startswith("1 processes of nodes were left")
     end_nodes(tmp_path)
     assert capsys.readouterr().err == ""

@@ -15,6 +15,7 @@ import pytest
 from ropewalk.client import credentials
 from ropewalk.client.credentials import RETRY_SECONDS, Forwarder, Token, check_choice, local_token
 from ropewalk.errors import InputError
+from tests.support.waiting import PATIENCE
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -57,7 +58,7 @@ class World:
 async def run(world: World) -> None:
     forwarder = world.forwarder()
     await forwarder.start()
-    await asyncio.wait_for(world.done.wait(), 10)
+    await asyncio.wait_for(world.done.wait(), PATIENCE)
     await forwarder.stop()
 
 

@@ -16,7 +16,7 @@ from ropewalk.errors import AuthenticationError
 from ropewalk.schemas.clusters import ClusterDetail
 from ropewalk.schemas.common import Event
 from tests.support.client import SERVER, TOKEN, cluster, stream
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 Answer = Callable[[], httpx.Response]
 
@@ -49,7 +49,7 @@ async def watching(
         try:
             yield watch, seen
         finally:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 await watch.stop()
 
 
@@ -138,7 +138,7 @@ async def test_it_stops_even_if_it_is_woken_at_that_moment() -> None:
         await asyncio.sleep(0)
         for _ in range(3):
             watch.look()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 await watch.stop()
             assert not watch.running
 

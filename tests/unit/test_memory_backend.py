@@ -15,7 +15,7 @@ from ropewalk.errors import FixItError, TryAgainError
 from ropewalk.schemas.clusters import GIB
 from tests.conformance.harness import handle, request
 from tests.conformance.test_backends import client_context, linked, status_with
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 
 class Time:
@@ -72,7 +72,7 @@ async def test_a_change_comes_when_its_time_has_come(backend: MemoryBackend, clo
     assert not waiting.done()
     clock.seconds += 30
     backend.cloud.poke()
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, PATIENCE)
 
 
 async def test_a_new_node_may_be_invisible_at_first(backend: MemoryBackend, clock: Time) -> None:
@@ -192,7 +192,7 @@ async def test_a_change_from_another_thread_is_told(backend: MemoryBackend) -> N
     await backend.changed()
     waiting = asyncio.ensure_future(backend.changed())
     await asyncio.to_thread(backend.kill, "s")
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, PATIENCE)
 
 
 async def test_a_scheduler_says_what_it_is_told_to_say(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -206,7 +206,7 @@ async def test_a_scheduler_says_what_it_is_told_to_say(tmp_path_factory: pytest.
         status = await status_with(reader, {"w1"})
         assert (status["closing"], status["target"]) == ("idle_timeout", 3)
         backend.kill("w1")
-        await asyncio.wait_for(status_with(reader, set()), 5)
+        await asyncio.wait_for(status_with(reader, set()), PATIENCE)
     await backend.close()
 
 

@@ -19,7 +19,7 @@ from ropewalk.client.credentials import Forwarder, send
 from ropewalk.client.failure import start_error
 from ropewalk.client.looks import ClusterLooks
 from ropewalk.client.watch import checkpoint
-from ropewalk.errors import ClusterGoneError, ClusterStartError, RopewalkError
+from ropewalk.errors import ClusterGoneError, ClusterStartError, ClusterUnreachableError, RopewalkError
 
 __all__ = ["ClusterStart"]
 
@@ -154,6 +154,12 @@ class ClusterStart(ClusterLooks):
             text = f"Cluster {self.name!r} did not start within {_duration(self._timeout)}. The last step: {what}."
         elif isinstance(exc, ClusterStartError):
             text = exc.message
+        elif isinstance(exc, ClusterUnreachableError | OSError):
+            # That its scheduler cannot be reached may be how a cluster's end shows first.
+            ended = await self._starter.ended()
+            if ended is None:
+                return exc
+            text = ended.message
         else:
             return exc
         if self._detail is None:

@@ -31,6 +31,10 @@ __all__ = ["Starter"]
 SILENCE = 60.0
 """Seconds without an answer of the server after which a start gives up. Restarts take less."""
 
+NEWS_SECONDS = 3.0
+"""Seconds that the server is given to notice that a cluster has ended whose scheduler cannot be reached. It follows
+schedulers over a connection, so it takes one second at most unless it is very busy."""
+
 SETTLE = 15.0
 """Seconds that an abandoned start gives the server to answer a request that is under way."""
 
@@ -224,6 +228,22 @@ class Starter:
                 advice="`ropewalk diagnostics` shows whether it is back.",
             )
         return detail
+
+    async def ended(self) -> ClusterStartError | None:
+        """Return why the cluster has ended, if the server says so within :data:`NEWS_SECONDS`."""
+        if self.watch is None:
+            return None
+        self.watch.look()
+        try:
+            async with asyncio.timeout(NEWS_SECONDS):
+                while self.watch.running:
+                    self._check(await self._next())
+                self._check(self.detail)
+        except ClusterStartError as exc:
+            return exc
+        except (TimeoutError, RopewalkError):
+            pass  # what is known already has to do
+        return None
 
     def _check(self, detail: ClusterDetail) -> None:
         """Raise if the cluster will never become ready."""

@@ -25,7 +25,7 @@ from ropewalk.server.db.models import Account, Cluster, Member
 from ropewalk.server.identity.permissions import AccountCaller
 from tests.server.clusters.conftest import Fleet
 from tests.support.statements import counted
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 
 async def _limit(fleet: Fleet, *, member: float | None = None, account: float | None = None) -> None:
@@ -317,7 +317,7 @@ async def test_whoever_waits_for_events_is_woken_by_them(running: Fleet) -> None
         await running.until("ready")
         changed.clear()
         await running.stop()
-        await asyncio.wait_for(changed.wait(), 5)
+        await asyncio.wait_for(changed.wait(), PATIENCE)
 
 
 async def test_a_wish_on_one_server_wakes_the_other(fleet: Fleet) -> None:

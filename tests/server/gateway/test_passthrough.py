@@ -27,7 +27,7 @@ from ropewalk.server.gateway import passthrough, routes
 from ropewalk.server.gateway.passthrough import Gateway
 from ropewalk.server.gateway.routes import Route, Routes
 from tests.server.gateway.conftest import Dashboards
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -141,7 +141,7 @@ class Door:
         if end:
             writer.write_eof()
         try:
-            return await asyncio.wait_for(reader.read(), 30)
+            return await asyncio.wait_for(reader.read(), PATIENCE)
         finally:
             writer.transport.abort()
 
@@ -230,7 +230,7 @@ async def _ping(door: Door, connection: Connection, name: str | None) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", door.port, ssl=context, server_hostname=name)
     try:
         writer.write(b"ping")
-        return await asyncio.wait_for(reader.read(4), 30)
+        return await asyncio.wait_for(reader.read(4), PATIENCE)
     finally:
         writer.transport.abort()
 
@@ -372,7 +372,7 @@ async def test_when_the_scheduler_dies_its_clients_are_told(door: Door) -> None:
         door.backend.port = scheduler.port
         reader, writer = await door.ask(name)
         with contextlib.suppress(ConnectionResetError):
-            assert await asyncio.wait_for(reader.read(), 30) == b""
+            assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
         writer.transport.abort()
         await eventually(lambda: not door.gateway._open)
 
@@ -389,7 +389,7 @@ async def test_a_connection_on_which_nothing_moves_is_ended_after_the_idle_time(
         reader, writer = await asyncio.open_connection("127.0.0.1", listener.getsockname()[1])
         writer.write(hello(name))
         with contextlib.suppress(ConnectionResetError):
-            await asyncio.wait_for(reader.read(), 30)
+            await asyncio.wait_for(reader.read(), PATIENCE)
         await eventually(lambda: scheduler.ended == 1)
         writer.transport.abort()
     await gateway.stop()

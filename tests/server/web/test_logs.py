@@ -19,7 +19,7 @@ from ropewalk.server.web.deps import AccountVisit
 from tests.server.web.test_clusters import create
 from tests.support.api import Api, Person
 from tests.support.pages import Visitor
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 """Nothing here depends on the database that others do not try on both."""
@@ -188,7 +188,7 @@ async def test_what_is_written_comes_by_itself_until_all_has_ended(
     assert first.startswith("event: window\ndata: ")
     assert "before" in first
     scene.write("worker-1", "after <b>\nunfinished")
-    second = await asyncio.wait_for(anext(stream), 20)
+    second = await asyncio.wait_for(anext(stream), PATIENCE)
     assert second.startswith("event: lines\ndata: ")
     assert "after &lt;b&gt;" in second
     assert "unfinished" not in second
