@@ -61,7 +61,7 @@ class World:
             task = self.task(arn)
             return task if task["lastStatus"] in {status, "STOPPED"} else None
 
-        task = wait_until(reached, within=60)
+        task = wait_until(reached)
         assert task["lastStatus"] == status, task.get("stoppedReason")
         return task
 
@@ -313,7 +313,7 @@ class TestContainers:
             events = logs.get_log_events(logGroupName="/l", logStreamName=stream, startFromHead=True)["events"]
             return [event["message"] for event in events]
 
-        wait_until(lines, within=60)
+        wait_until(lines)
         assert lines() == [f"task {arn} hello False"]
         world.ecs.stop_task(cluster="c", task=arn)
         ended = world.until(arn, "STOPPED")

@@ -113,7 +113,7 @@ class Life:
             seen = (await backend.observe([scheduler])).sightings[scheduler.name]
             return seen if seen.address or "may not use" in (seen.reason or "") else None
 
-        seen = await eventually(told, within=60)
+        seen = await eventually(told)
         if not seen.address:
             raise FixItError(str(seen.reason))
 

@@ -123,7 +123,7 @@ def test_an_open_page_ends_with_its_cluster(server: LiveServer, clusters: Cluste
     _lives(page, received)
     with server.api() as api:
         api(calls.stop_cluster("ada", "two"))
-        wait_until(lambda: not api(calls.get_cluster("ada", "two")).state.live, within=60)
+        wait_until(lambda: not api(calls.get_cluster("ada", "two")).state.live)
     for _ in range(80):
         if all(socket.is_closed() for socket in sockets):
             break

@@ -165,7 +165,7 @@ def test_the_table_follows_again_after_a_restart_of_the_server(ready: LiveServer
     expect(page.get_by_role("row", name="after")).to_be_visible(timeout=PATIENCE)
     with ready.api() as api:
         api(calls.stop_cluster("ada", "after"))
-        wait_until(lambda: not api(calls.get_cluster("ada", "after")).state.live, within=60)
+        wait_until(lambda: not api(calls.get_cluster("ada", "after")).state.live)
     expect(page.get_by_role("row", name="after")).to_have_count(0, timeout=PATIENCE)
 
 

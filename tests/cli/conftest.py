@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from ropewalk.cli import ask
 from ropewalk.cli.main import app
-from ropewalk.client import http
+from ropewalk.client import exchange
 from ropewalk.errors import NotFoundError, RopewalkError
 from ropewalk.schemas.clusters import ClusterDetail, ClusterSpec, ClusterState, Cost, Node, NodeRole, NodeState
 from ropewalk.schemas.common import Event
@@ -49,7 +49,7 @@ class FakeServer:
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         self.requests.append(request)
-        path = request.url.path.removeprefix(http.PREFIX)
+        path = request.url.path.removeprefix(exchange.PREFIX)
         handler = self._answers.get((request.method, path))
         answer = handler(request) if handler else NotFoundError(f"The test prepared no {request.method} {path}.")
         return _response(answer)
@@ -59,7 +59,7 @@ class FakeServer:
         return [
             json.loads(request.content) if request.content else None
             for request in self.requests
-            if request.method == method and request.url.path == http.PREFIX + path
+            if request.method == method and request.url.path == exchange.PREFIX + path
         ]
 
 
@@ -90,12 +90,12 @@ def configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
 @pytest.fixture
 def server(configuration: Path, monkeypatch: pytest.MonkeyPatch) -> FakeServer:
     fake = FakeServer()
-    original = http._Core._settings
+    original = exchange.Exchange._settings
 
-    def settings(self: http._Core, transport: Any) -> dict[str, Any]:
+    def settings(self: exchange.Exchange, transport: Any) -> dict[str, Any]:
         return {**original(self, transport), "transport": httpx.MockTransport(fake)}
 
-    monkeypatch.setattr(http._Core, "_settings", settings)
+    monkeypatch.setattr(exchange.Exchange, "_settings", settings)
     return fake
 
 

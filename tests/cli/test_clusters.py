@@ -345,7 +345,7 @@ def test_ctrl_c_while_asking_stops_what_may_have_been_made(run: Run, server: Fak
 def test_ctrl_c_when_the_server_is_away_says_how_to_stop_it(
     run: Run, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ropewalk.client.http.RetryPolicy.first_delay", 0)
+    monkeypatch.setattr("ropewalk.client.exchange.RetryPolicy.first_delay", 0)
     server.answer("GET", "/accounts/ada/clusters", [])
     server.answer("POST", "/accounts/ada/clusters", interrupt)
     server.answer("DELETE", FLIGHTS, UnavailableError("It restarts."))

@@ -198,7 +198,7 @@ def test_version_asks_the_server_on_request(run: Run) -> None:
 def test_version_works_when_the_server_does_not(run: Run, server: FakeServer) -> None:
     server.answer("GET", "/me", UnavailableError("It restarts."))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ropewalk.client.http.RetryPolicy.attempts", 1)
+        patch.setattr("ropewalk.client.exchange.RetryPolicy.attempts", 1)
         result = run("version", "--server")
     assert result.exit_code == 0
     assert __version__ in result.stdout

@@ -115,7 +115,7 @@ class LiveServer:
         with self.api() as api:
             for cluster in api(calls.list_clusters(state="live")):
                 api(calls.stop_cluster(cluster.account, cluster.id))
-        wait_until(lambda: not self.live(), within=60)
+        wait_until(lambda: not self.live())
 
     def kill_everything(self) -> None:
         # Shown by pytest if the test failed.

@@ -94,7 +94,7 @@ def test_scaling_up_and_down_keeps_results(server: LiveServer) -> None:
         futures = client.map(slow, range(12), pure=False)
         assert sum(client.gather(futures)) == 78
         cluster.scale(1)
-        wait_until(lambda: len(cluster.scheduler_info["workers"]) == 1, within=60)
+        wait_until(lambda: len(cluster.scheduler_info["workers"]) == 1)
         assert sum(client.gather(futures)) == 78
         assert cluster.refresh().n_workers == 1
 
@@ -114,7 +114,7 @@ def test_limits_can_be_changed_while_it_runs(server: LiveServer) -> None:
             cluster.set_keepalive("soon")
         # In effect, and not only written down:
         cluster.set_limits(cluster_timeout=1)
-        wait_until(lambda: cluster.refresh().state == "stopped", within=60)
+        wait_until(lambda: cluster.refresh().state == "stopped")
         assert "cluster_timeout" in (cluster.detail.reason or "")
 
 
@@ -227,7 +227,7 @@ def test_closing_twice_is_closing_once(server: LiveServer) -> None:
 
 def test_a_cluster_that_ends_by_itself_is_told_and_let_go(server: LiveServer, caplog: pytest.LogCaptureFixture) -> None:
     cluster = ropewalk.Cluster(n_workers=0, idle_timeout="1 s")
-    wait_until(lambda: cluster.status == Status.closed, within=60)
+    wait_until(lambda: cluster.status == Status.closed)
     assert any(cluster.name in line and "idle" in line for line in caplog.messages)
     assert cluster.detail.id not in [claim.id for claim in claims._claims]
     cluster.close()
@@ -300,7 +300,7 @@ def test_a_failed_start_says_which_node_why_and_the_end_of_its_log(server: LiveS
     assert "no_such_option" in text, "the end of the log tells"
     assert "ropewalk cluster logs ada/broken" in text
     assert caught.value.details["node"].endswith("scheduler")
-    wait_until(lambda: not server.live(), within=60)
+    wait_until(lambda: not server.live())
 
 
 def test_a_start_that_takes_too_long_says_what_it_waited_for_and_stops_the_cluster(server: LiveServer) -> None:
@@ -308,7 +308,7 @@ def test_a_start_that_takes_too_long_says_what_it_waited_for_and_stops_the_clust
         ropewalk.Cluster(n_workers=1, worker_class="no.such.Class", wait_for_workers=True, timeout="6 s")
     assert "worker" in str(caught.value).lower()
     assert "no.such" in str(caught.value) or "did not start within 6 s" in str(caught.value)
-    wait_until(lambda: not server.live(), within=60)
+    wait_until(lambda: not server.live())
 
 
 def test_a_scheduler_that_dies_before_the_client_connects_is_told_with_the_reason(
@@ -324,7 +324,7 @@ def test_a_scheduler_that_dies_before_the_client_connects_is_told_with_the_reaso
     monkeypatch.setattr(coming_up, "open_cluster", kill_and_connect)
     with pytest.raises(ClusterStartError, match=r"Cluster 'beheaded' did not start: .*SIGKILL"):
         ropewalk.Cluster(n_workers=1, name="beheaded")
-    wait_until(lambda: not server.live(), within=60)
+    wait_until(lambda: not server.live())
 
 
 def _listener(server: LiveServer, address: str) -> psutil.Process:
@@ -336,7 +336,7 @@ def _listener(server: LiveServer, address: str) -> psutil.Process:
 def test_waiting_for_more_workers_than_there_will_be_is_refused_and_leaves_nothing(server: LiveServer) -> None:
     with pytest.raises(InputError, match="more than the 1 workers"):
         ropewalk.Cluster(n_workers=1, wait_for_workers=2)
-    wait_until(lambda: not server.live(), within=60)
+    wait_until(lambda: not server.live())
 
 
 def test_a_request_that_the_server_refuses_raises_its_error(server: LiveServer) -> None:
@@ -367,7 +367,7 @@ def test_packages_that_differ_are_warned_of_or_refused(server: LiveServer, monke
         pass
     with pytest.raises(VersionMismatchError, match="pip install dask=="):
         ropewalk.Cluster(n_workers=0, versions="error")
-    wait_until(lambda: not server.live(), within=60)
+    wait_until(lambda: not server.live())
 
 
 # Functions.

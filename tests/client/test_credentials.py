@@ -33,7 +33,7 @@ def test_workers_have_the_token_and_the_server_has_not(server: LiveServer, monke
     ):
         assert set(client.run(_looking()).values()) == {"canary-token-93ab"}
         cluster.scale(2)
-        wait_until(lambda: len(cluster.observed) == 2, within=60)
+        wait_until(lambda: len(cluster.observed) == 2)
         assert set(client.run(_looking()).values()) == {"canary-token-93ab"}
         logs = cluster.get_logs()
     assert "canary" not in str(logs)

@@ -78,8 +78,8 @@ def test_ctrl_c_in_the_middle_of_a_start_leaves_nothing(server: LiveServer, mome
     assert status in (-signal.SIGINT, 1)
     assert "KeyboardInterrupt" in err
     assert "started" not in out or moment == "Waiting for 1 of 1"
-    wait_until(lambda: not server.live(), within=60)
-    wait_until(lambda: not server.nodes(), within=60)
+    wait_until(lambda: not server.live())
+    wait_until(lambda: not server.nodes())
 
 
 def test_ctrl_c_while_it_attaches_again_does_not_stop_the_cluster(server: LiveServer) -> None:
@@ -97,7 +97,7 @@ def test_a_program_that_forgets_its_cluster_stops_it_at_its_end(server: LiveServ
     ended, out, err = program.ended()
     assert "started" in out, err
     assert ended == status
-    wait_until(lambda: not server.live(), within=60)
+    wait_until(lambda: not server.live())
     assert "unclosed cluster" not in err
 
 
@@ -152,7 +152,7 @@ def test_a_cluster_is_closed_by_its_scheduler_when_the_server_is_gone(
     cluster.close(timeout="1 s")
     assert cluster.status == Status.closed
     assert "The scheduler was told to end the cluster instead" in caplog.text
-    wait_until(lambda: not own_server.nodes(), within=60)
+    wait_until(lambda: not own_server.nodes())
 
 
 def test_a_cluster_goes_on_over_a_restart_of_the_server(own_server: LiveServer) -> None:
@@ -165,7 +165,7 @@ def test_a_cluster_goes_on_over_a_restart_of_the_server(own_server: LiveServer) 
         own_server.start()
         cluster.scale(2)
         cluster.wait_for_workers(2, timeout=60)
-    wait_until(lambda: not own_server.nodes(), within=60)
+    wait_until(lambda: not own_server.nodes())
 
 
 def test_a_restart_of_the_server_in_the_middle_of_a_start_is_survived(own_server: LiveServer) -> None:
@@ -175,7 +175,7 @@ def test_a_restart_of_the_server_in_the_middle_of_a_start_is_survived(own_server
     own_server.start()
     status, out, err = program.ended()
     assert (status, out.strip()) == (0, "started"), err
-    wait_until(lambda: not own_server.live(), within=60)
+    wait_until(lambda: not own_server.live())
 
 
 # Answers that are lost on the way.
@@ -275,7 +275,7 @@ def test_when_no_answer_to_the_creation_ever_comes_what_was_made_is_stopped(
     with pytest.raises(ServerUnreachableError):
         ropewalk.Cluster(n_workers=0, name=name)
     assert len(proxy.lost) == 4
-    wait_until(lambda: not server.live(), within=60)
+    wait_until(lambda: not server.live())
     assert not claims._claims
 
 
@@ -307,7 +307,7 @@ def test_a_cluster_that_cannot_be_stopped_is_told_and_stopped_at_exit(
     assert server.live() == ["stuck"]
     proxy.lose = lambda method, path: False
     claims.release_all()  # as at exit
-    wait_until(lambda: not server.live(), within=60)
+    wait_until(lambda: not server.live())
 
 
 def test_polling_is_enough_where_streams_do_not_get_through(server: LiveServer, proxy: Proxy) -> None:
@@ -330,7 +330,7 @@ def test_a_broken_connection_to_the_scheduler_is_mended(server: LiveServer) -> N
         cluster.loop.add_callback(before.abort)
         wait_until(lambda: cluster._watch_worker_status_comm is not before)
         cluster.scale(1)
-        wait_until(lambda: len(cluster.observed) == 1, within=60)
+        wait_until(lambda: len(cluster.observed) == 1)
 
 
 def test_a_worker_that_dies_is_told(server: LiveServer, caplog: pytest.LogCaptureFixture) -> None:
@@ -339,7 +339,7 @@ def test_a_worker_that_dies_is_told(server: LiveServer, caplog: pytest.LogCaptur
         for process in server.nodes():
             if any(victim in part for part in process.cmdline()):
                 process.kill()  # psutil compares the start time
-        wait_until(lambda: any(cluster.name in line for line in caplog.messages), within=60)
+        wait_until(lambda: any(cluster.name in line for line in caplog.messages))
 
 
 def test_a_cluster_that_nobody_can_stop_is_told_and_stays_claimed(
@@ -362,7 +362,7 @@ def test_a_start_with_too_little_time_says_what_it_was_waiting_for(server: LiveS
     with pytest.raises(ClusterStartError, match=r"did not start within 2 s\. The last step: ") as caught:
         ropewalk.Cluster(n_workers=1, worker_options=never, wait_for_workers=True, timeout="2 s")
     assert "ropewalk" in str(caught.value.advice)
-    wait_until(lambda: not server.live(), within=60)
+    wait_until(lambda: not server.live())
 
 
 async def test_a_synchronous_cluster_works_where_a_loop_runs_as_in_notebooks(server: LiveServer) -> None:

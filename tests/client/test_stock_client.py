@@ -159,7 +159,7 @@ def test_an_executor(client: Client) -> None:
 def test_workers_restart_under_their_nannies(cluster: ropewalk.Cluster, client: Client) -> None:
     before = set(client.run(lambda: __import__("os").getpid()).values())
     client.restart()
-    wait_until(lambda: len(client.scheduler_info()["workers"]) == 2, within=60)
+    wait_until(lambda: len(client.scheduler_info()["workers"]) == 2)
     after = set(client.run(lambda: __import__("os").getpid()).values())
     assert len(after) == 2
     assert not after & before

@@ -89,7 +89,7 @@ class ContainerHarness(AwsHarness):
         def found() -> str:
             return self.engine.docker("ps", "--quiet", "--filter", label)
 
-        return await eventually(found, within=60)
+        return await eventually(found)
 
     async def kill(self, node: NodeHandle) -> None:
         self.engine.docker("kill", await self._container(node))

@@ -189,7 +189,7 @@ async def address_of(backend: Backend, scheduler: NodeHandle) -> str:
     async def known() -> str | None:
         return (await backend.observe([scheduler])).sightings[scheduler.name].address
 
-    return await eventually(known, within=60)
+    return await eventually(known)
 
 
 def called(backend: Backend, results: Sequence[LaunchResult]) -> dict[str, str]:

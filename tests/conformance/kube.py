@@ -34,7 +34,7 @@ class KubernetesHarness:
         def running() -> bool:
             return bool(self.space.pod(node.name)["status"]["phase"] == "Running")
 
-        await eventually(running, within=60)
+        await eventually(running)
 
     async def kill(self, node: NodeHandle) -> None:
         await self._runs(node)

@@ -46,7 +46,7 @@ def test_the_cluster_of_a_client_that_is_killed_ends_by_itself(installation: Ins
         with client(server, installation, idle=None) as program:
             assert program.stdout is not None
             if moment == "asked":
-                wait_until(lambda: clusters(server, installation), within=60)
+                wait_until(lambda: clusters(server, installation))
             else:
                 assert program.stdout.readline() == b"connected\n"
             program.kill()

@@ -96,7 +96,7 @@ class Machine:
             assert not any(line.startswith("Traceback") for line in lines), lines
             return next((line for line in lines if line.startswith("result ")), None)
 
-        return json.loads((await eventually(written, within=60)).removeprefix("result "))
+        return json.loads((await eventually(written)).removeprefix("result "))
 
     def home(self, node: NodeHandle) -> NodeHome:
         return self.backend._home(node)

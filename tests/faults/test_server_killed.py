@@ -84,7 +84,7 @@ def test_a_server_killed_while_it_scales_is_continued_by_the_next(
     with server_process(installation.data_dir) as server:
         server.wait_ready()
         installation.ask(server, *scale)
-        wait_until(lambda: installation.nodes().total() == workers + 1, within=60)
+        wait_until(lambda: installation.nodes().total() == workers + 1)
         cluster = installation.wait_for(server, "ready", workers)
         names = {node["name"] for node in cluster["nodes"] if node["state"] == "ready"}
         assert installation.nodes() == Counter(names), "a node runs twice, or one that nobody knows"

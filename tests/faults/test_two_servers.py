@@ -152,7 +152,7 @@ def test_the_clusters_of_a_server_that_is_killed_go_on_with_the_other(pair: Pair
         assert before.total() == 4
         victim, other = pair.sorted(first, second)
         victim.stop(signal.SIGKILL)
-        wait_until(lambda: pair.owned_by(other), within=60)
+        wait_until(lambda: pair.owned_by(other))
         assert pair.place.main_processes() == before, "no cluster noticed"
         for name in ("one", "two"):
             pair.api.ask(other, "POST", f"accounts/ada/clusters/{name}/scale", {"n_workers": 2})
@@ -171,13 +171,13 @@ def test_a_server_that_is_frozen_past_its_lease_and_wakes_up_changes_nothing(pai
         sleeper, other = pair.sorted(first, ready(second))
         fence = pair.fence()
         with frozen(sleeper):
-            wait_until(lambda: pair.owned_by(other), within=60)
+            wait_until(lambda: pair.owned_by(other))
             pair.api.ask(other, "POST", "accounts/ada/clusters/c/scale", {"n_workers": 2})
             cluster = pair.api.wait_for(other, "ready", 2)
             taken = pair.fence()
             assert taken > fence
             woken = time.time()
-        wait_until(lambda: renewed(sleeper) > woken, within=60)
+        wait_until(lambda: renewed(sleeper) > woken)
         assert pair.owned_by(other)
         assert pair.fence() == taken, "who woke up did not take it back"
         assert pair.place.main_processes() == each_once(cluster) == each_once(pair.api.cluster(sleeper))
@@ -198,7 +198,7 @@ def test_a_server_that_wakes_up_in_the_middle_of_a_launch_starts_nothing(
             sleeper = stack.enter_context(pair.server("first", **stop))
         with contextlib.suppress(httpx.TimeoutException):  # it may fall asleep before it answers
             pair.create_at(wait_until(sleeper.address) or "")
-        wait_until(lambda: psutil.Process(sleeper.process.pid).status() == psutil.STATUS_STOPPED, within=60)
+        wait_until(lambda: psutil.Process(sleeper.process.pid).status() == psutil.STATUS_STOPPED)
         assert pair.place.node_processes() == []
         second = ready(stack.enter_context(pair.server("second")))
         cluster = pair.api.wait_for(second, "ready", 1, within=120)
@@ -206,7 +206,7 @@ def test_a_server_that_wakes_up_in_the_middle_of_a_launch_starts_nothing(
             pair.end(second)
         woken = time.time()
         sleeper.process.send_signal(signal.SIGCONT)
-        wait_until(lambda: renewed(sleeper) > woken, within=60)
+        wait_until(lambda: renewed(sleeper) > woken)
         assert metric(sleeper, "ropewalk_leases_lost_total") == 1
         if ends:
             assert pair.place.node_processes() == []

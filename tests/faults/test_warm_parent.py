@@ -241,7 +241,7 @@ class TestParent:
         identity, _ = run(warm, tmp_path, "import signal; signal.pause()")
         first = parent_pid(warm)
         os.kill(first, signal.SIGKILL)
-        wait_until(lambda: (found := warm.parent) is not None and found.pid != first, within=60)
+        wait_until(lambda: (found := warm.parent) is not None and found.pid != first)
         assert processes.alive(identity)
         assert not psutil.pid_exists(first)
         processes.kill([identity])
@@ -376,7 +376,7 @@ class TestSpares:
             leaders = [p for p in found if os.getsid(p.pid) == p.pid]
             return leaders if (len(found), len(leaders)) == (13, 5) else None
 
-        leaders = wait_until(there, within=60)
+        leaders = wait_until(there)
         assert leaders is not None
         return leaders
 

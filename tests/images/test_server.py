@@ -76,7 +76,7 @@ def test_an_environment_becomes_an_image_in_the_teams_own_registry(team: Api, aw
         with pytest.raises(ConflictError, match="built again, since its image is not in the registry") as caught:
             team(calls.create_cluster("ada", wish))
         assert caught.value.details["environment"] == "building"
-        (again,) = wait_until(lambda: json.loads(run("image", "list", "--json")), within=60)
+        (again,) = wait_until(lambda: json.loads(run("image", "list", "--json")))
         assert again["digest"] == image["digest"]
         assert f"The image {build['image']} is not in its registry any more" in run("env", "log", "flights")
 
@@ -85,7 +85,7 @@ def test_an_environment_becomes_an_image_in_the_teams_own_registry(team: Api, aw
                 return team(calls.create_cluster("ada", wish))
             return None
 
-        cluster = wait_until(lambda: made(wish), within=60)
+        cluster = wait_until(lambda: made(wish))
         assert cluster is not None
         assert cluster.software == "flights:1"
         team(calls.stop_cluster("ada", cluster.name))
@@ -161,7 +161,7 @@ def _a_cluster_with_other_processors_gets_an_image_for_them(
     wish = ClusterCreate(software="flights", n_workers=1, backend_options=ARM)
     with pytest.raises(ConflictError, match="is being built"):
         team(calls.create_cluster("ada", wish))
-    cluster = wait_until(lambda: made(wish), within=60)
+    cluster = wait_until(lambda: made(wish))
     assert cluster is not None
     builds = {each.platform: each for each in team(calls.get_environment("ada", "flights")).versions[0].builds}
     assert builds["linux/arm64"].image != builds["linux/amd64"].image
@@ -175,7 +175,7 @@ def _a_cluster_with_other_processors_gets_an_image_for_them(
             return next((each for each in found if each["runtimePlatform"]["cpuArchitecture"] == "ARM64"), None)
         return None
 
-    launched = wait_until(definition, within=60)
+    launched = wait_until(definition)
     assert launched is not None
     assert {each["image"] for each in launched["containerDefinitions"]} == {builds["linux/arm64"].image}
     team(calls.stop_cluster("ada", cluster.name))
@@ -189,7 +189,7 @@ def _what_has_no_build_for_them_is_told(team: Api) -> None:
             team(calls.create_cluster("ada", wish))
         return caught.value.message if caught.value.details["environment"] == "failed" else None
 
-    why = wait_until(refused, within=60)
+    why = wait_until(refused)
     assert why is not None
     assert "could not be built" in why
     assert "fast" in why

@@ -70,7 +70,7 @@ async def test_tells_of_quota_and_limit_ranges(plane: Plane) -> None:
     meta = {"name": "limits", "namespace": space.namespace}
     plane.apply([{"apiVersion": "v1", "kind": "LimitRange", "metadata": meta, "spec": limits}])
     path = space.path("resourcequotas", "ropewalk")
-    await eventually(lambda: "hard" in plane.get(path).get("status", {}), within=30)
+    await eventually(lambda: "hard" in plane.get(path).get("status", {}))
     items = await check(space.backend())
     assert "requests.cpu: 0 of 100" in items["resource quota"].message
     assert "Container max memory 64Gi" in items["limit ranges"].message
@@ -80,7 +80,7 @@ async def test_tells_of_quota_and_limit_ranges(plane: Plane) -> None:
 async def test_tells_that_pods_are_refused_by_admission(plane: Plane) -> None:
     space = Space(plane, quota={"pods": "0"})
     path = space.path("resourcequotas", "ropewalk")
-    await eventually(lambda: "hard" in plane.get(path).get("status", {}), within=30)
+    await eventually(lambda: "hard" in plane.get(path).get("status", {}))
     items = await check(space.backend())
     assert items["pod security"].status is not CheckStatus.OK
     assert "quota" in items["pod security"].message

@@ -109,7 +109,7 @@ class TestStops:
         assert backend._archive.record("c1", "s") is None
         await backend.stop([handle("s")])
         await until(backend, "s", Answer.GONE)
-        await eventually(lambda: space.names("services") == set(), within=60)
+        await eventually(lambda: space.names("services") == set())
 
     async def test_of_a_pod_that_somebody_made_anew_leave_it_alone(
         self, backend: KubernetesBackend, space: Space, plane: Plane
@@ -138,7 +138,7 @@ class TestLeftovers:
         monkeypatch.setattr("ropewalk.backends.kubernetes.backend.LEFTOVER_AGE", timedelta(0))
         second = space.backend(tmp_path)
         assert await second.inventory() == []
-        await eventually(lambda: space.names("services") == set(), within=30)
+        await eventually(lambda: space.names("services") == set())
         await second.close()
 
     async def test_that_are_young_may_be_a_start_under_way(self, space: Space, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ class TestTheControlPlaneItself:
         await until(backend, "s", Answer.RUNNING)
         await backend.stop([handle("s"), handle("w1")])
         await until(backend, "w1", Answer.GONE)
-        await eventually(lambda: space.names("services") == set(), within=60)
+        await eventually(lambda: space.names("services") == set())
         await backend.close()
 
     async def test_a_pod_that_makes_room_for_a_more_important_one_says_so(self, own: Plane, tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ class TestTheControlPlaneItself:
         backend = space.backend(tmp_path, image=STUCK)
         half = NodeShape(cpu=200, memory=2**28)  # of a machine's 256 cores, of which there are two
         await backend.launch(request("s", "w1", shape=half, options={"priority_class": "low"}))
-        await eventually(lambda: all(space.pod(name)["spec"].get("nodeName") for name in ("s", "w1")), within=30)
+        await eventually(lambda: all(space.pod(name)["spec"].get("nodeName") for name in ("s", "w1")))
         container = {"name": "x", "image": STUCK, "resources": {"requests": {"cpu": "100"}}}
         body = {"metadata": {"name": "urgent"}, "spec": {"priorityClassName": "high", "containers": [container]}}
         own.ask("POST", space.path("pods"), json=body)
@@ -200,7 +200,7 @@ class TestTheControlPlaneItself:
             sightings = [await seen(backend, name) for name in ("s", "w1")]
             return [sighting.reason or "" for sighting in sightings if sighting.answer is Answer.GONE]
 
-        (reason,) = await eventually(gone, within=60)
+        (reason,) = await eventually(gone)
         assert "higher priority" in reason
         assert f"Preempted by {space.namespace}/urgent" in reason
         await backend.close()
@@ -215,7 +215,7 @@ class TestTheControlPlaneItself:
         space = Space(own)
         backend = space.backend(tmp_path, image=STUCK)
         await backend.launch(request("s", "w1"))
-        await eventually(lambda: space.pod("w1")["spec"].get("nodeName"), within=30)
+        await eventually(lambda: space.pod("w1")["spec"].get("nodeName"))
         own.agent("POST", f"/test/node/{space.pod('w1')['spec']['nodeName']}", down="1")
         sighting = await until(backend, "w1", Answer.GONE, within=150)
         assert sighting.reason

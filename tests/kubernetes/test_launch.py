@@ -40,7 +40,7 @@ class TestObjects:
         plane.ask("DELETE", space.path("services", "ropewalk-c1"))
         for name in ("s", "w1"):
             until_gone(plane, space.path("pods", name))
-        await eventually(lambda: not any(n.startswith("ropewalk-c1") for n in space.names("secrets")), within=60)
+        await eventually(lambda: not any(n.startswith("ropewalk-c1") for n in space.names("secrets")))
 
     async def test_of_more_workers_are_only_their_pods(self, space: Space) -> None:
         backend = space.backend()
@@ -117,7 +117,7 @@ class TestPods:
             nodes = [p["spec"].get("nodeName") for p in space.plane.get(space.path("pods"))["items"]]
             return {node: nodes.count(node) for node in set(nodes)} if all(nodes) else None
 
-        assert await eventually(zones, within=60) == {"node-0": 4, "node-1": 4}
+        assert await eventually(zones) == {"node-0": 4, "node-1": 4}
 
     async def test_follow_a_users_template(self, space: Space) -> None:
         options = {
@@ -181,7 +181,7 @@ class TestRefusals:
         space = Space(plane, quota={"pods": "2"})
         backend = space.backend()
         path = space.path("resourcequotas", "ropewalk")
-        await eventually(lambda: "hard" in plane.get(path).get("status", {}), within=30)
+        await eventually(lambda: "hard" in plane.get(path).get("status", {}))
         results = await backend.launch(request("s", "w1", "w2", "w3"))
         errors = [result.error for result in results if result.error is not None]
         assert len(errors) == 2
@@ -202,7 +202,7 @@ class TestRefusals:
             answer = plane.admin.request("POST", space.path("pods"), params={"dryRun": "All"}, json=pod)
             return answer.content if b"failed quota" in answer.content else b""
 
-        error = refusal(Call("create", "pods"), 403, wait_until(refused, within=30), None, space.namespace)
+        error = refusal(Call("create", "pods"), 403, wait_until(refused), None, space.namespace)
         assert isinstance(error, FixItError)
         assert "limits.cpu" in error.message
         assert "LimitRange" in (error.advice or "")

@@ -22,7 +22,7 @@ def write(space: Space, name: str, text: str) -> None:
 
 
 async def runs(space: Space, name: str) -> None:
-    await eventually(lambda: space.pod(name)["status"]["phase"] == "Running", within=60)
+    await eventually(lambda: space.pod(name)["status"]["phase"] == "Running")
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ class TestOfAStoppedNode:
         backend = space.backend(tmp_path)
         await backend.launch(request("s"))
         await runs(space, "s")
-        await eventually(lambda: _begun(backend), within=60)
+        await eventually(lambda: _begun(backend))
         write(space, "s", "in between\n")
         await backend.stop([handle("s")])
         await until(backend, "s", Answer.GONE)
@@ -70,7 +70,7 @@ class TestOfAStoppedNode:
         space.plane.agent("POST", f"/test/kill/{space.namespace}/w1", reason="OOMKilled")
         await until(first, "w1", Answer.GONE)
         await first.stop([handle("s"), handle("w1")])
-        await eventually(lambda: space.names("pods") == set(), within=60)
+        await eventually(lambda: space.names("pods") == set())
         await eventually(lambda: archives.Archive(tmp_path).record("c1", "w1"))
         await first.close()
         second = space.backend(tmp_path)
@@ -88,7 +88,7 @@ async def test_of_a_pod_that_somebody_else_deletes_are_kept_and_it_says_so(space
     backend = space.backend(tmp_path)
     await backend.launch(request("s"))
     await runs(space, "s")
-    await eventually(lambda: _begun(backend), within=60)
+    await eventually(lambda: _begun(backend))
     space.plane.ask("DELETE", space.path("pods", "s"))
     sighting = await until(backend, "s", Answer.GONE)
     assert "was deleted in Kubernetes" in (sighting.reason or "")
@@ -119,11 +119,11 @@ class TestOfANodeThatEndedByItself:
         backend = space.backend(tmp_path)
         await backend.launch(request("s"))
         await runs(space, "s")
-        await eventually(lambda: _begun(backend), within=60)
+        await eventually(lambda: _begun(backend))
         space.plane.agent("POST", f"/test/kill/{space.namespace}/s")
         sighting = await until(backend, "s", Answer.GONE)
         assert sighting.exit_code == -9
-        await eventually(lambda: space.names("pods") == set() == space.names("services"), within=60)
+        await eventually(lambda: space.names("pods") == set() == space.names("services"))
         chunk = await backend.logs(handle("s"))
         assert "it begins" in chunk.text
         assert chunk.complete
@@ -138,11 +138,11 @@ class TestOfANodeThatEndedByItself:
         await first.close()
         await runs(space, "s")
         space.plane.agent("POST", f"/test/kill/{space.namespace}/s")
-        await eventually(lambda: space.pod("s")["status"]["phase"] == "Failed", within=60)
+        await eventually(lambda: space.pod("s")["status"]["phase"] == "Failed")
         monkeypatch.setattr(keeper, "REAP_SECONDS", 0.5)
         second = space.backend(tmp_path)
         await second.inventory()
-        await eventually(lambda: space.names("services") == set(), within=60)
+        await eventually(lambda: space.names("services") == set())
         await second.close()
 
 
@@ -158,7 +158,7 @@ async def test_that_a_kubelet_has_begun_anew_are_read_from_their_new_beginning(s
     backend = space.backend()
     await backend.launch(request("s"))
     await runs(space, "s")
-    await eventually(lambda: _begun(backend), within=60)
+    await eventually(lambda: _begun(backend))
     chunk = await backend.logs(handle("s"), cursor="5000000")
     assert "it begins" in chunk.text
     await backend.close()
@@ -221,9 +221,9 @@ async def test_many_nodes_logs_are_followed_at_once(space: Space, tmp_path: Path
         chunks = [await backend.logs(handle(name)) for name in names]
         return all("it begins" in chunk.text for chunk in chunks)
 
-    await eventually(all_begun, within=60)
+    await eventually(all_begun)
     await backend.stop([handle(name) for name in ("s", *names)])
-    await eventually(lambda: space.names("services") == set(), within=60)
+    await eventually(lambda: space.names("services") == set())
     for name in names:
 
         async def told(name: str = name) -> bool:

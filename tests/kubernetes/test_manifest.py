@@ -66,7 +66,7 @@ async def test_a_whole_life_uses_every_permission_and_no_other_and_never_leaves_
     await backend.stop([handle("s"), handle("w1"), handle("stuck", "c2")])
     await until(backend, "s", Answer.GONE)
     await until(backend, "w1", Answer.GONE)
-    await eventually(lambda: not any(name.startswith("ropewalk-c") for name in space.names("services")), within=60)
+    await eventually(lambda: not any(name.startswith("ropewalk-c") for name in space.names("services")))
     await backend.close()
     lost = space.backend()  # knows nothing of these, and asks
     await lost.observe([handle("never")])

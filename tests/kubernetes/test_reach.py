@@ -82,14 +82,14 @@ class TestAddress:
             json={"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.7"}]}}},
             headers={"Content-Type": "application/merge-patch+json"},
         )
-        await eventually(lambda: _address(backend, "tls://192.0.2.7:8786"), within=30)
+        await eventually(lambda: _address(backend, "tls://192.0.2.7:8786"))
         await backend.close()
 
     async def test_of_a_machines_port_needs_no_right_to_list_machines(self, space: Space, plane: Plane) -> None:
         backend = space.backend(reach="node_port", image=STUCK)
         await backend.launch(request("s"))
         port = plane.get(space.path("services", "ropewalk-c1"))["spec"]["ports"][0]["nodePort"]
-        await eventually(lambda: _address(backend, f"tls://127.0.0.1:{port}"), within=30)
+        await eventually(lambda: _address(backend, f"tls://127.0.0.1:{port}"))
         await backend.close()
 
     async def test_by_annotations_is_a_load_balancer(self, space: Space, plane: Plane) -> None:

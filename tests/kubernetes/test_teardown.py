@@ -27,7 +27,7 @@ async def test_of_a_cluster_leaves_the_namespace_as_it_was(space: Space, tmp_pat
     await backend.launch(request("s", "w1", "w2"))
     await backend.stop([handle(name) for name in ("s", "w1", "w2")])
     await until(backend, "s", Answer.GONE)
-    await eventually(lambda: contents(space) == before, within=60)
+    await eventually(lambda: contents(space) == before)
     await backend.close()
 
 
@@ -41,7 +41,7 @@ async def test_of_a_cloud_account_removes_what_crashes_left(space: Space, tmp_pa
     second = space.backend(tmp_path)
     stored = [Resource("namespace", space.namespace)]
     assert [resource async for resource in second.teardown(stored)] == stored
-    await eventually(lambda: contents(space) == before, within=60)
+    await eventually(lambda: contents(space) == before)
     await second.close()
 
 

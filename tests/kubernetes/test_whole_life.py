@@ -62,9 +62,9 @@ def test_from_a_kubeconfig_to_results_and_back_to_an_empty_namespace(
             client.wait_for_workers(2, timeout=100)
             name = cluster.name
     wait_until(lambda: not space.names("pods") and not space.names("services"), within=100)
-    wait_until(lambda: not any(secret.startswith("ropewalk-c") for secret in space.names("secrets")), within=60)
+    wait_until(lambda: not any(secret.startswith("ropewalk-c") for secret in space.names("secrets")))
     with server.api() as api:
-        wait_until(lambda: api(calls.get_cluster("ada", name)).state == "stopped", within=60)
+        wait_until(lambda: api(calls.get_cluster("ada", name)).state == "stopped")
     logs = command(server, "cluster", "logs", name)
     assert "distributed.scheduler" in logs.stdout, logs.stderr
     assert space.token not in server.log.read_text()

@@ -166,7 +166,7 @@ class Plane:
         }
         (self.home / "agent.json").write_text(json.dumps(settings))
         self.run("agent", str(self.home / "agent.json"), command=[sys.executable, "-m", "tests.support.kube_agent"])
-        wait_until(lambda: self._nodes_ready() >= nodes, within=60)
+        wait_until(lambda: self._nodes_ready() >= nodes)
 
     def _nodes_ready(self) -> int:
         assert self.processes["agent"].poll() is None, (self.home / "agent.log").read_text()[-2000:]

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 PROGRAM = (str(Path(sys.executable).with_name("ropewalk")),)
 
@@ -65,7 +65,7 @@ class ServerProcess:
         wait_until(ready, within=within)
         return self
 
-    def stop(self, number: signal.Signals = signal.SIGTERM, within: float = 30) -> int:
+    def stop(self, number: signal.Signals = signal.SIGTERM, within: float = PATIENCE) -> int:
         """Send a signal and return the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(number)

@@ -15,7 +15,8 @@ import pytest
 
 from ropewalk.client import calls
 from ropewalk.client.calls import Call
-from ropewalk.client.http import USER_AGENT, Api, AsyncApi, RetryPolicy, check_server_url
+from ropewalk.client.exchange import USER_AGENT, RetryPolicy, check_server_url
+from ropewalk.client.http import Api, AsyncApi
 from ropewalk.errors import (
     AuthenticationError,
     InputError,

@@ -13,8 +13,9 @@ from ropewalk.client import claims, start
 from ropewalk.client.claims import Claim, release
 from ropewalk.client.config import Login
 from ropewalk.client.environment.sync import Software
+from ropewalk.client.exchange import RetryPolicy
 from ropewalk.client.failure import guilty, start_error
-from ropewalk.client.http import AsyncApi, RetryPolicy
+from ropewalk.client.http import AsyncApi
 from ropewalk.client.progress import Progress, Silent
 from ropewalk.client.start import Starter
 from ropewalk.errors import ClusterStartError, LimitExceededError, ServerUnreachableError

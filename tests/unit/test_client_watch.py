@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from ropewalk.client import watch as watch_module
-from ropewalk.client.http import AsyncApi, RetryPolicy
+from ropewalk.client.exchange import RetryPolicy
+from ropewalk.client.http import AsyncApi
 from ropewalk.client.watch import Watch, checkpoint
 from ropewalk.errors import AuthenticationError
 from ropewalk.schemas.clusters import ClusterDetail

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from ropewalk.client import calls
 from ropewalk.client.config import choose_account, current_login, split_name
-from ropewalk.client.http import Api, RetryPolicy
+from ropewalk.client.exchange import RetryPolicy
+from ropewalk.client.http import Api
 from ropewalk.errors import InputError
 
 if TYPE_CHECKING:

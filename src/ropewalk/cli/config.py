@@ -135,7 +135,7 @@ def _checked(key: str, declared: Mapping[str, Any], value: Any) -> Any:
             f"{key} is {' or '.join(kinds)}, not {type(value).__name__}.", field=key, advice=declared["description"]
         )
     if key == "server":
-        from ropewalk.client.http import check_server_url
+        from ropewalk.client.exchange import check_server_url
 
         return check_server_url(value)
     return value

@@ -48,7 +48,8 @@ def login(
     A token or a password may also come from ROPEWALK_LOGIN_TOKEN (with --token -) or ROPEWALK_PASSWORD (with --user).
     """
     from ropewalk.client import calls, config
-    from ropewalk.client.http import Api, check_server_url
+    from ropewalk.client.exchange import check_server_url
+    from ropewalk.client.http import Api
 
     if token is not None and user is not None:
         raise InputError("Both --token and --user were given.", advice="Give one of them.")

@@ -15,7 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from ropewalk.client import calls
-from ropewalk.client.http import Api, AsyncApi, RetryPolicy, Steps
+from ropewalk.client.exchange import RetryPolicy
+from ropewalk.client.http import Api, AsyncApi, Steps
 from ropewalk.errors import NotFoundError, RopewalkError
 from ropewalk.schemas.clusters import ClusterDetail
 

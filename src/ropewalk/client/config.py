@@ -94,7 +94,7 @@ def current_login(*, server: str | None = None, token: str | None = None, accoun
     A token is only ever sent to the server that it was configured with: another *server* has no token unless one
     is given.
     """
-    from ropewalk.client.http import check_server_url  # noqa: PLC0415 - keeps httpx out of `import ropewalk`
+    from ropewalk.client.exchange import check_server_url  # noqa: PLC0415 - keeps httpx out of `import ropewalk`
 
     configured = check_server_url(get("server"))
     url = configured if server is None else check_server_url(server)

@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 from ropewalk._version import __version__
 from ropewalk.client import calls, config
-from ropewalk.client.http import Api, RetryPolicy
+from ropewalk.client.exchange import RetryPolicy
+from ropewalk.client.http import Api
 from ropewalk.client.versions import local_versions
 from ropewalk.errors import RopewalkError
 

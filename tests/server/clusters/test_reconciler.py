@@ -135,6 +135,7 @@ async def test_a_launch_that_fails_for_a_while_is_tried_again(fleet: Fleet) -> N
         await fleet.create(n_workers=1)
         for tries in (1, 2):
             await eventually(partial(fleet.launches_failed, tries))
+            await fleet.hold_leases()
             fleet.tick(120)
         await fleet.until("ready", workers=1)
     events = await fleet.events()

@@ -11,7 +11,7 @@ import pytest
 from ropewalk.backends.memory import MemoryBackend
 from ropewalk.backends.port import Answer, LaunchRequest, LaunchResult, NodeHandle, Observation, Sighting
 from ropewalk.errors import TryAgainError
-from ropewalk.server.clusters import actor, leases, observer
+from ropewalk.server.clusters import actor, launches, leases, observer
 from ropewalk.server.clusters.plan import STOP_AGAIN
 from ropewalk.server.clusters.reconciler import Reconciler
 from ropewalk.server.context import Context
@@ -146,7 +146,7 @@ async def test_a_launch_that_answers_wrong_is_asked_again_and_starts_nothing_twi
 
 
 async def test_a_launch_that_hangs_is_given_up_and_asked_again(running: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(actor, "CALL_SECONDS", 0.05)
+    monkeypatch.setattr(launches, "CALL_SECONDS", 0.05)
     running.cloud.inject("launch", delay=3600)
     await running.create(n_workers=1)
     await eventually(lambda: running.launches_failed(1))
@@ -244,15 +244,14 @@ async def test_a_server_that_wakes_up_in_the_middle_of_its_work_writes_nothing(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frozen, wake = asyncio.Event(), asyncio.Event()
-    call = actor.Actor._call_launch
+    launch = actor.Actor._launch
     servers: list[Reconciler] = []
 
-    async def freeze(self: actor.Actor, request: LaunchRequest) -> Sequence[LaunchResult]:
-        answer = await call(self, request)
+    async def freeze(self: actor.Actor, *arguments: Any) -> None:
+        await launch(self, *arguments)
         if self.lease.owner == servers[0].owner:
             frozen.set()
             await wake.wait()
-        return answer
 
     renew = leases.renew
 
@@ -261,7 +260,7 @@ async def test_a_server_that_wakes_up_in_the_middle_of_its_work_writes_nothing(
             await asyncio.Event().wait()  # all of a server freezes
         return await renew(context, owner)
 
-    monkeypatch.setattr(actor.Actor, "_call_launch", freeze)
+    monkeypatch.setattr(actor.Actor, "_launch", freeze)
     monkeypatch.setattr(leases, "renew", renew_no_more)
     async with fleet.server() as first:
         servers.append(first)

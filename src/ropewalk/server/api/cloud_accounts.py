@@ -122,7 +122,9 @@ async def get_cloud_account_events(
         later, _, under_way = await work.events(context, caller, cloud_account_id, after=after)
         return later, under_way
 
-    return streams.respond(context, caller, f"events:{cloud_account_id}", look, (found, more), after=after)
+    topic = f"events:{cloud_account_id}"
+    feed = streams.Feed(context=context, caller=caller, topic=topic, look=look, first=(found, more), after=after)
+    return feed.response()
 
 
 @router.get("/hosted")

@@ -169,7 +169,11 @@ async def get_events(
     async def look(after: int) -> streams.Seen:
         return await service.later_events(context, cluster_id, after)
 
-    return streams.respond(context, caller, f"events:{cluster_id}", look, (found, more), after=after, woken=woken)
+    topic = f"events:{cluster_id}"
+    feed = streams.Feed(
+        context=context, caller=caller, topic=topic, look=look, first=(found, more), after=after, woken=woken
+    )
+    return feed.response()
 
 
 @router.get("/accounts/{account}/clusters/{name}/logs")

@@ -124,7 +124,8 @@ async def get_build_events(
     async def look(after: int) -> streams.Seen:
         return await builds.events(context, caller, build, after=after)
 
-    return streams.respond(context, caller, f"events:{build}", look, first, after=after)
+    feed = streams.Feed(context=context, caller=caller, topic=f"events:{build}", look=look, first=first, after=after)
+    return feed.response()
 
 
 @router.post("/wheels/missing")

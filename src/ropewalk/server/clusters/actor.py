@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -19,18 +18,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ropewalk.backends.port import (
-    Answer,
     Backend,
     ClusterRef,
-    LaunchRequest,
-    LaunchResult,
     NodeHandle,
-    NodeShape,
     Sighting,
 )
-from ropewalk.errors import BackendError, FixItError, SecretsError, TryAgainError, UnavailableError
+from ropewalk.errors import BackendError, SecretsError, TryAgainError, UnavailableError
 from ropewalk.schemas.clusters import ClusterState, NodeRole, NodeState
 from ropewalk.server.clusters import launching, store
+from ropewalk.server.clusters.launches import CALL_SECONDS, Launches
 from ropewalk.server.clusters.leases import Lease, LeaseLostError, fenced
 from ropewalk.server.clusters.links import Link
 from ropewalk.server.clusters.naming import own_name, own_names
@@ -41,16 +37,12 @@ from ropewalk.server.context import Context
 from ropewalk.server.db.models import Cluster, Event, Node
 from ropewalk.server.events import EventCode, record
 
-CALL_SECONDS = 120.0
-"""A call to a cloud that takes longer is given up and tried again; every call may be repeated."""
 FIRST_RETRY, LAST_RETRY = 1.0, 30.0
 """Seconds between tries when the database or the backend cannot be used."""
 CHOOSE_AGAIN = timedelta(seconds=2)
 """Time until a scheduler that could spare no worker is asked again."""
 STEPS_AT_ONCE = 20
 """Steps planned in one transaction at the most; three or four is usual."""
-LAUNCH_RETRY_LIMIT = 60.0
-"""Seconds between two launches of a node at the most."""
 
 log = structlog.get_logger(__name__)
 
@@ -88,10 +80,7 @@ class Actor:
         self._told: launching.Wishes | None = None
         self._silence: Silence | None = None
         self._worked = False
-        self._launched: Mapping[str, LaunchResult] = {}
-        """How launches went, until that is written."""
-        self._expected: dict[str, Sighting] = {}
-        """What launches said: a first look that says the same is no news."""
+        self._launches = Launches(self._context)
         self._first: tuple[Cluster, Sequence[Node], Sequence[Action]] | None = None
         """What was decided, and written, together with the cluster."""
         self._retiring: set[str] = set()
@@ -126,7 +115,7 @@ class Actor:
         """Take what the observer saw, unless the node has changed since the look began."""
         if self._handles.get(handle.name) is handle and self._sightings.get(handle.name) != sighting:
             self._sightings[handle.name] = sighting
-            if self._expected.pop(handle.name, None) != sighting:
+            if self._launches.expected.pop(handle.name, None) != sighting:
                 self.wake()
 
     # Its loop.
@@ -195,15 +184,15 @@ class Actor:
             self._context.metrics.reconcile_lag.observe(time.monotonic() - self._woken_at)
             self._woken_at = None
         now = self._context.clock.now()
-        launched = self._launched
+        launched = self._launches.untold
         async with fenced(self._context, self.lease) as session:
             cluster, nodes = await store.load(session, self.lease.cluster_id)
             with session.no_autoflush:  # what is written is seen without asking
-                self._record_launched(session, cluster, nodes, now)
+                self._launches.record(session, self._backend, cluster, nodes, now)
                 actions, last = await self._decide_all(session, cluster, nodes, now)
             if launched or _tell_of(session, cluster, actions):
                 await self._context.wakeups.announce(session, f"events:{cluster.id}", f"account:{cluster.account_id}")
-        self._launched = {}
+        self._launches.written()
         await self._make_true(cluster, nodes, last)
         return last
 
@@ -362,13 +351,10 @@ class Actor:
         if role is NodeRole.WORKER:
             cluster.worker_counter += 1
         name = f"{cluster.id}-{role}" + (f"-{cluster.worker_counter}" if role is NodeRole.WORKER else "")
-        node = store.new_node(cluster, name, role, now, self._price(cluster, role, spot=launching.spot(cluster, role)))
+        price = launching.price(self._backend, cluster, role, spot=launching.spot(cluster, role))
+        node = store.new_node(cluster, name, role, now, price)
         session.add(node)
         return node
-
-    def _price(self, cluster: Cluster, role: NodeRole, *, spot: bool) -> tuple[float, str]:
-        shape = NodeShape(cluster.spec[f"{role}_cpu"], cluster.spec[f"{role}_memory"])
-        return self._backend.hourly_price(shape, spot=spot, options=cluster.spec.get("backend_options"))
 
     # Acting.
 
@@ -379,7 +365,7 @@ class Actor:
         for name in set(self._handles) - keep:
             self._handles.pop(name)
             self._sightings.pop(name, None)
-            self._expected.pop(name, None)
+            self._launches.expected.pop(name, None)
         handles = {node.name: store.handle(node) for node in nodes if node.name in keep}
         fresh = {name: handle for name, handle in handles.items() if handle != self._handles.get(name)}
         self._handles |= fresh
@@ -436,80 +422,9 @@ class Actor:
 
     async def _launch(self, cluster: Cluster, nodes: Sequence[Node], scheduler: str | None) -> None:
         """Launch; the next step records how it went, before anything else is decided."""
-        results = await self._call_in_batches(cluster, nodes, scheduler)
-        self._launched = {**self._launched, **results}
-        for name, result in results.items():
-            if result.error is None:
-                self._expected[name] = Sighting(name, Answer.RUNNING, result.cloud_id, result.address)
-
-    def _record_launched(self, session: AsyncSession, cluster: Cluster, nodes: Sequence[Node], now: datetime) -> None:
-        rows = {node.name: node for node in nodes}
-        started: dict[str | None, list[str]] = defaultdict(list)
-        for name, result in self._launched.items():
-            if result.error is None:
-                started[result.note].append(name)
-                self._note_started(cluster, rows[name], result, now)
-            else:
-                _note_refused(session, cluster, rows[name], result.error, now)
-        for note, names in started.items():
-            store.tell_nodes(session, cluster, now, EventCode.NODE_LAUNCHED, names, verb="started", reason=note)
-
-    async def _call_in_batches(
-        self, cluster: Cluster, nodes: Sequence[Node], address: str | None
-    ) -> dict[str, LaunchResult]:
-        """Launch all batches at once; only those that need the address of the scheduler in the first come after it."""
-        secret = open_secret(self._context.vault, cluster)
         account = self._around.account(cluster.account_id)
         ref = ClusterRef(self._around.installation, account, cluster.id, cluster.name)
-        rest = launching.batches(nodes, self._backend.capabilities.launch_batch)
-        results: list[LaunchResult] = []
-        if address is None:
-            first = launching.request(ref, cluster, rest.pop(0), secret, scheduler=None)
-            results += await self._call_launch(first)
-            address = next((result.address for result in results if result.address), None)
-        later = [launching.request(ref, cluster, batch, secret, scheduler=address) for batch in rest if address]
-        for answer in await asyncio.gather(*(self._call_launch(request) for request in later)):
-            results += answer
-        return {result.name: result for result in results}
-
-    def _note_started(self, cluster: Cluster, node: Node, result: LaunchResult, now: datetime) -> None:
-        node.state = NodeState.STARTING
-        node.started_at = now
-        node.cloud_id = result.cloud_id
-        node.retry_at = None
-        role = NodeRole(node.role)
-        if role is NodeRole.SCHEDULER and result.address is not None:
-            node.address = cluster.scheduler_address = result.address
-        if result.spot is not None and result.spot is not launching.spot(cluster, role):
-            node.hourly_price, node.currency = self._price(cluster, role, spot=result.spot)
-
-    async def _call_launch(self, request: LaunchRequest) -> Sequence[LaunchResult]:
-        """Launch; returns one result for each node, whatever the backend answers."""
-        log.info("nodes.launching", nodes=[node.name for node in request.nodes])
-        error: BackendError = TryAgainError("The cloud's answer did not tell of it.")
-        said: dict[str, LaunchResult] = {}
-        try:
-            async with asyncio.timeout(CALL_SECONDS):
-                answer = await self._backend.launch(request)
-            said = {result.name: result for result in answer if isinstance(result, LaunchResult)}
-        except BackendError as exc:
-            error = exc
-        except TimeoutError:
-            error = TryAgainError(f"The cloud did not answer within {CALL_SECONDS:.0f} seconds.")
-        except Exception as exc:
-            # What took effect is not known; the same names are asked for again, which starts nothing twice.
-            log.exception("launch.defect")
-            error = TryAgainError(f"The backend failed with {type(exc).__name__}; the server's log says more.")
-        results = [said.get(node.name) or LaunchResult(node.name, error=error) for node in request.nodes]
-        self._count_refused(results)
-        return results
-
-    def _count_refused(self, results: Sequence[LaunchResult]) -> None:
-        refused = {result.name: result.error for result in results if result.error is not None}
-        for name, error in refused.items():
-            self._context.metrics.reconcile_errors.labels(type(error).__name__).inc()
-            self._context.metrics.retries.labels("launch").inc(isinstance(error, TryAgainError))
-            log.warning("launch.refused", node=name, error=error.message)
+        await self._launches.call(self._backend, ref, cluster, nodes, scheduler)
 
     async def _stop(self, nodes: Sequence[Node]) -> None:
         self._asked_to_stop |= {node.name for node in nodes}
@@ -598,28 +513,3 @@ def _note_sighting(cluster: Cluster, node: Node, sighting: Sighting) -> None:
     if node.role == NodeRole.SCHEDULER:
         node.address = sighting.internal or sighting.address or node.address
         cluster.scheduler_address = sighting.address or cluster.scheduler_address
-
-
-def _note_refused(session: AsyncSession, cluster: Cluster, node: Node, error: BackendError, now: datetime) -> None:
-    node.reason = str(error)
-    if isinstance(error, FixItError):
-        node.permanent = True
-        if node.launch_attempts > 1:
-            # This try was refused, but an earlier one may have taken effect: it must be seen to be gone.
-            node.state, node.retry_at = NodeState.STOPPING, None
-        else:
-            node.state, node.stopped_at = NodeState.FAILED, now
-    else:
-        delay = error.delay if isinstance(error, TryAgainError) else 1.0
-        wait = min(max(delay, 2.0 ** (node.launch_attempts - 1)), LAUNCH_RETRY_LIMIT)
-        node.retry_at = now + timedelta(seconds=wait)
-    store.tell_nodes(
-        session,
-        cluster,
-        now,
-        EventCode.NODE_LAUNCH_FAILED,
-        [node.name],
-        verb="could not be launched",
-        reason=str(error),
-        level="error" if isinstance(error, FixItError) else "warning",
-    )

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ropewalk.backends.port import ClusterRef, LaunchRequest, NodeLaunch, NodeShape
+from ropewalk.backends.port import Backend, ClusterRef, LaunchRequest, NodeLaunch, NodeShape
 from ropewalk.schemas.clusters import NodeRole
 from ropewalk.server.clusters.secret import ClusterSecret
 from ropewalk.server.db.models import Cluster, Node
@@ -35,6 +35,12 @@ class Wishes:
 def wishes(cluster: Cluster) -> Wishes:
     """Return what the cluster's scheduler should act on now."""
     return Wishes(adaptive_bounds(cluster), {name: cluster.spec[name] for name in LIMITS})
+
+
+def price(backend: Backend, cluster: Cluster, role: NodeRole, *, spot: bool) -> tuple[float, str]:
+    """Return what a node costs an hour, and in which currency."""
+    shape = NodeShape(cluster.spec[f"{role}_cpu"], cluster.spec[f"{role}_memory"])
+    return backend.hourly_price(shape, spot=spot, options=cluster.spec.get("backend_options"))
 
 
 def batches(nodes: Sequence[Node], size: int) -> list[Sequence[Node]]:
