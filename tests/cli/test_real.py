@@ -148,8 +148,8 @@ def test_ctrl_c_never_leaves_a_half_made_cluster(machine: Machine) -> None:
     eventually(lambda: state(machine, "halfway") in ("pending", "starting", "ready"))
     creating.send_signal(signal.SIGINT)
     out, err = creating.communicate(timeout=60)
-    if creating.returncode == 0:  # it was quicker than we were
-        assert "ready" in out
+    if "stopping the cluster" not in err:  # it was quicker than we were, whatever the signal did to its last moments
+        assert state(machine, "halfway") == "ready", out + err
         machine.run("cluster", "stop", "halfway", "--yes")
     else:
         assert creating.returncode == 130, err

@@ -183,7 +183,7 @@ def server(live_server: LiveServer) -> Iterator[LiveServer]:
     with live_server.log.open() as log:
         log.seek(size)
         sys.stdout.write(log.read()[-20_000:])  # shown by pytest if the test failed
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while (left := live_server.live()) and time.monotonic() < deadline:
         time.sleep(0.1)
     live_server.stop_clusters()

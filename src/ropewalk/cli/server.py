@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -51,7 +54,8 @@ def start(
     migrate: Annotated[bool, typer.Option("--migrate", help="Migrate an older PostgreSQL database first.")] = False,
 ) -> None:
     """Run the server until Ctrl-C or SIGTERM. Clusters keep running, and the next start takes them over."""
-    from ropewalk.server.run import run
+    with _nothing_collected():
+        from ropewalk.server.run import run
 
     flags = {
         "data_dir": data_dir,
@@ -64,6 +68,21 @@ def start(
         "log_format": log_format,
     }
     run(load_settings(flags, config=config).settings, migrate_now=migrate, ready=_ready)
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """Look for no garbage while modules are imported, and never in what they made.
+
+    Their 200,000 objects live as long as the server: to look through them takes a quarter of its start, and later a
+    fifth of a second at a time, in which it answers nobody.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _ready(settings: Settings) -> None:
