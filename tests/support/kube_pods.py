@@ -56,6 +56,8 @@ class Pod:
         self.space: str | None = None
         self.home, self.hosts, self.network = home, hosts, network
         self.log = home / "log"
+        self.read = asyncio.Event()
+        """Set once somebody has read the log to its end."""
         self.ending = False
         self.reason: str | None = None
         self.cause: str | None = None

@@ -7,6 +7,7 @@ import contextlib
 import json
 import re
 import ssl
+import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,7 +64,8 @@ class Proxy:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Proxy]:
         context = ssl.create_default_context(cafile=self._authority)
-        connector = aiohttp.TCPConnector(ssl=context, limit=0)
+        # As in backends/kubernetes/connection.py: those that are cut off end with the session. Later Pythons end them.
+        connector = aiohttp.TCPConnector(ssl=context, limit=0, enable_cleanup_closed=sys.version_info < (3, 12, 7))
         self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False, read_bufsize=2**22)
         app = web.Application(client_max_size=2**24)
         app.router.add_route("*", "/{path:.*}", self._serve)
