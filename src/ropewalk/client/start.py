@@ -33,7 +33,7 @@ SILENCE = 60.0
 
 NEWS_SECONDS = 3.0
 """Seconds that the server is given to notice that a cluster has ended whose scheduler cannot be reached. It follows
-schedulers over a connection, so it takes one second at most unless it is very busy."""
+schedulers over a connection, whose end it sees at once; the rest is for a server that is busy."""
 
 SETTLE = 15.0
 """Seconds that an abandoned start gives the server to answer a request that is under way."""
@@ -242,7 +242,7 @@ class Starter:
         except ClusterStartError as exc:
             return exc
         except (TimeoutError, RopewalkError):
-            pass  # what is known already has to do
+            return None  # what is known already has to do
         return None
 
     def _check(self, detail: ClusterDetail) -> None:
