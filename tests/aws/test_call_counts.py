@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 import pytest
 from benchmarks import aws_ours as side
 
 from ropewalk.backends.aws import observe
+from ropewalk.backends.aws.backend import AwsBackend
+from ropewalk.backends.port import Resource
 from ropewalk.schemas.clusters import NodeRole
 from tests.support.ministack import REGION, Double
 
 WORKERS = 100
+
+Connect = Callable[[Sequence[Resource]], AwsBackend]
 
 
 @pytest.fixture
@@ -21,22 +25,34 @@ def facts(aws: Double) -> Mapping[str, str]:
     return {"endpoint": aws.endpoint, "region": REGION, "key": key.access_key_id, "secret": secret}
 
 
+@pytest.fixture
+async def connect(facts: Mapping[str, str]) -> AsyncIterator[Connect]:
+    made: list[AwsBackend] = []
+
+    def connected(resources: Sequence[Resource]) -> AwsBackend:
+        made.append(side.backend(facts, resources))
+        return made[-1]
+
+    yield connected
+    for backend in made:
+        await backend.close()
+
+
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observe, "FASTEST", 0.2)
 
 
 async def test_a_hundred_workers_are_eleven_launches_and_one_definition_for_each_role(
-    aws: Double, facts: Mapping[str, str]
+    aws: Double, facts: Mapping[str, str], connect: Connect
 ) -> None:
     resources = await side.prepared(facts)
     aws.count_anew()
-    backend = side.backend(facts, resources)
+    backend = connect(resources)
     (scheduler,) = await side.started(backend, "c", NodeRole.SCHEDULER, 1)
     address = await side.address_of(backend, scheduler)
     workers = await side.started(backend, "c", NodeRole.WORKER, WORKERS, address)
     await side.until_running(backend, [scheduler, *workers])
-    await backend.close()
     calls = aws.calls()
     assert calls["ecs:RunTask"] == 1 + WORKERS // 10
     assert calls["ecs:RegisterTaskDefinition"] <= 2
@@ -44,14 +60,16 @@ async def test_a_hundred_workers_are_eleven_launches_and_one_definition_for_each
     assert sum(calls.values()) <= 40, calls
 
 
-async def test_a_look_at_a_hundred_idle_clusters_is_one_call(aws: Double, facts: Mapping[str, str]) -> None:
-    backend = side.backend(facts, await side.prepared(facts))
+async def test_a_look_at_a_hundred_idle_clusters_is_one_call(
+    aws: Double, facts: Mapping[str, str], connect: Connect
+) -> None:
+    resources = await side.prepared(facts)
+    backend = connect(resources)
     nodes = []
     for number in range(WORKERS):
         nodes += await side.started(backend, f"c{number}", NodeRole.SCHEDULER, 1)
     await side.until_running(backend, nodes)
-    await backend.close()
-    again = side.backend(facts, await side.prepared(facts))  # has seen nothing
+    again = connect(resources)  # has seen nothing
     await again.observe(nodes)
     aws.count_anew()
     # What was seen just now is not asked about again.
@@ -61,4 +79,3 @@ async def test_a_look_at_a_hundred_idle_clusters_is_one_call(aws: Double, facts:
         seen.at -= observe.SLOW
     await again.observe(nodes)
     assert aws.calls() == {"ecs:DescribeTasks": 1}
-    await again.close()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ConnectionClosedError
 
 from ropewalk.schemas.aws import AwsCredentials
 from tests.support.ministack import Double
+from tests.support.waiting import PATIENCE, wait_until
 
 
 def code(caught: pytest.ExceptionInfo[ClientError]) -> str:
@@ -63,6 +65,17 @@ class TestFaults:
         begun = time.monotonic()
         aws.client("sts").get_caller_identity()
         assert time.monotonic() - begun >= 0.2
+
+    def test_a_call_that_is_delayed_beyond_its_test_takes_no_effect_and_is_not_counted(self, aws: Double) -> None:
+        aws.inject("ecs:CreateCluster", "delay", seconds=3600)
+        with ThreadPoolExecutor(1) as pool:
+            delayed = pool.submit(aws.client("ecs").create_cluster, clusterName="x")
+            wait_until(lambda: aws.faults()[0]["used"])
+            aws.reset()
+            with pytest.raises(ConnectionClosedError):
+                delayed.result(PATIENCE)
+        assert aws.calls() == {}
+        assert aws.client("ecs").list_clusters()["clusterArns"] == []
 
     def test_calls_are_counted_by_action(self, aws: Double) -> None:
         for _ in range(3):

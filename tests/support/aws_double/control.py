@@ -1,7 +1,8 @@
 """What tests set and read: settings, faults to inject, counts. ``/_double/…`` over HTTP, JSON in and out.
 
 ==========================  ===========================================================================================
-``POST /_double/reset``     forget everything: resources, faults, counts; settings as at the start
+``POST /_double/reset``     forget everything: resources, faults, counts; settings as at the start. What a call waits
+                            for is over: it takes no effect any more and is not counted
 ``POST /_double/settings``  change some of :data:`DEFAULTS`; answers all
 ``POST /_double/faults``    inject: see :class:`Fault`; answers ``{"id": …}``
 ``GET /_double/faults``     how often each was used
@@ -14,6 +15,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fnmatch
 import time
 from collections import Counter
@@ -77,6 +79,10 @@ class Fault:
         return True
 
 
+class OverError(Exception):
+    """The double was reset while a call waited: its test is over."""
+
+
 @dataclass
 class Control:
     """The state of the double, one for the process."""
@@ -89,9 +95,13 @@ class Control:
     """When what is not visible at once was made: id or ARN to monotonic seconds."""
     answered: dict[tuple[str, str], Any] = field(default_factory=dict)
     """Answers of EC2 by action and client token: asked again with the same token, it repeats its answer."""
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set at the next reset, and replaced by a new one."""
 
     def reset(self) -> None:
         """As at the start."""
+        self.over.set()
+        self.over = asyncio.Event()
         self.settings = dict(DEFAULTS)
         self.faults = []
         self.count = Counter()
@@ -116,6 +126,18 @@ class Control:
     def fault(self, action: str, key: str) -> Fault | None:
         """Return the fault that hits this call, if one does."""
         return next((fault for fault in self.faults if fault.applies(action, key)), None)
+
+    async def wait(self, seconds: float) -> None:
+        """Let a call wait.
+
+        Raises:
+            OverError: The double was reset.
+        """
+        try:
+            await asyncio.wait_for(self.over.wait(), seconds)
+        except TimeoutError:
+            return
+        raise OverError
 
     def note(self, action: str, outcome: str, key: str) -> None:
         """Count a call and what became of it: ``ok``, ``throttled``, an error code, or the kind of a fault."""

@@ -22,8 +22,8 @@ async def handle(method: str, path: str, wanted: dict[str, Any]) -> Any:
     answer: Any = {}
     match method, path.removeprefix(PREFIX):
         case "POST", "reset":
-            await asyncio.to_thread(application._reset_all_state)
             control.reset()
+            await asyncio.to_thread(application._reset_all_state)
             buckets.clear()
         case "POST", "settings":
             answer = control.change(wanted)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import functools
 import json
@@ -15,7 +14,7 @@ from ministack.core import iam_actions
 from ministack.core.responses import get_account_id, get_region
 from ministack.core.router import detect_service, extract_access_key_id
 
-from tests.support.aws_double.control import Control, Fault, control
+from tests.support.aws_double.control import Control, Fault, OverError, control
 from tests.support.aws_double.patching import demand, replace
 from tests.support.aws_double.rates import Rate, buckets, rate_of
 
@@ -108,8 +107,13 @@ def _gate(dispatch: Callable[..., Awaitable[Answer]]) -> Callable[..., Awaitable
         async def answer() -> Answer:
             return await dispatch(method, path, headers, body, query, request_id)
 
-        await asyncio.sleep(control.settings["latency"])
-        result, what = await _answer(control, action, key, answer)
+        try:
+            if latency := control.settings["latency"]:
+                await control.wait(latency)
+            result, what = await _answer(control, action, key, answer)
+        except OverError:
+            _drop.get()["now"] = True
+            return error(action, "Reset", "The double was reset.", 500)
         control.note(action, what or outcome(result), key)
         return result
 
@@ -155,7 +159,7 @@ async def _faulty(fault: Fault, action: str, answer: Callable[[], Awaitable[Answ
         _drop.get()["now"] = True
         return refusal
     if fault.kind == "delay":
-        await asyncio.sleep(fault.seconds)
+        await control.wait(fault.seconds)
         return await answer()
     result = await answer()
     if fault.kind == "error_after":
@@ -163,7 +167,7 @@ async def _faulty(fault: Fault, action: str, answer: Callable[[], Awaitable[Answ
     if fault.kind == "lost":
         _drop.get()["now"] = True
     if fault.kind == "hang":
-        await asyncio.sleep(fault.seconds or 3600)
+        await control.wait(fault.seconds or 3600)
     return result
 
 
