@@ -90,7 +90,10 @@ class RopewalkError(Exception):
         self.details = dict(details or {})
 
     def __str__(self) -> str:
-        return f"{self.message} {self.advice}" if self.advice else self.message
+        if not self.advice:
+            return self.message
+        apart = "\n\n" if "\n" in self.message else " "  # what follows the lines of a log is a paragraph of its own
+        return f"{self.message}{apart}{self.advice}"
 
     def body(self) -> dict[str, Any]:
         """Return the error as the HTTP API sends it."""

@@ -39,7 +39,7 @@ async def start_error(api: AsyncApi, detail: ClusterDetail, headline: str) -> Cl
         tail = log.rstrip().splitlines()[-TAIL_LINES:]
         if tail:
             details["log"] = tail
-            text += "\n\nThe end of its log:\n" + "\n".join(f"  {line}" for line in tail) + "\n\n"
+            text += "\n\nThe end of its log:\n" + "\n".join(f"  {line}" for line in tail)
     return ClusterStartError(
         text,
         advice=f"All of it: `ropewalk cluster logs {detail.account}/{detail.name}`.",

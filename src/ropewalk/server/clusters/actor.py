@@ -25,7 +25,7 @@ from ropewalk.backends.port import (
 )
 from ropewalk.errors import BackendError, SecretsError, TryAgainError, UnavailableError
 from ropewalk.schemas.clusters import ClusterState, NodeRole, NodeState
-from ropewalk.server.clusters import launching, store
+from ropewalk.server.clusters import store, wanted
 from ropewalk.server.clusters.launches import CALL_SECONDS, Launches
 from ropewalk.server.clusters.leases import Lease, LeaseLostError, fenced
 from ropewalk.server.clusters.links import Link
@@ -77,7 +77,7 @@ class Actor:
         self._sightings: dict[str, Sighting] = {}
         self._link: Link | None = None
         self._stale_link = False
-        self._told: launching.Wishes | None = None
+        self._told: wanted.Wishes | None = None
         self._silence: Silence | None = None
         self._worked = False
         self._launches = Launches(self._context)
@@ -290,12 +290,12 @@ class Actor:
         if dict(status.versions) != cluster.versions:
             cluster.versions = dict(status.versions)
         cluster.dashboard_port = status.dashboard_port
-        bounds = launching.adaptive_bounds(cluster)
+        bounds = wanted.adaptive_bounds(cluster)
         if bounds is not None and status.target is not None and self._told and self._told.adaptive == bounds:
-            wanted = max(bounds["minimum"], min(bounds["maximum"], status.target))
-            if wanted != cluster.n_workers and cluster.stop_requested_at is None:
-                self._tell(session, cluster, EventCode.CLUSTER_SCALED, _adapted(cluster.n_workers, wanted))
-                cluster.n_workers = wanted
+            target = max(bounds["minimum"], min(bounds["maximum"], status.target))
+            if target != cluster.n_workers and cluster.stop_requested_at is None:
+                self._tell(session, cluster, EventCode.CLUSTER_SCALED, _adapted(cluster.n_workers, target))
+                cluster.n_workers = target
 
     def _tell(
         self, session: AsyncSession, cluster: Cluster, code: EventCode, message: str, *, level: str = "info"
@@ -351,7 +351,7 @@ class Actor:
         if role is NodeRole.WORKER:
             cluster.worker_counter += 1
         name = f"{cluster.id}-{role}" + (f"-{cluster.worker_counter}" if role is NodeRole.WORKER else "")
-        price = launching.price(self._backend, cluster, role, spot=launching.spot(cluster, role))
+        price = wanted.price(self._backend, cluster, role, spot=wanted.spot(cluster, role))
         node = store.new_node(cluster, name, role, now, price)
         session.add(node)
         return node
@@ -385,7 +385,7 @@ class Actor:
             tls = open_secret(self._context.vault, cluster).certificates.for_role("control")
             self._link = Link(self._backend, self._handles[name], address, tls=tls, on_change=self.wake)
             self._link.start()
-        wishes = launching.wishes(cluster)
+        wishes = wanted.wishes(cluster)
         if self._link is not None and self._link.up and wishes != self._told:
             self._told = wishes
             self._start(self._configure(self._link, wishes))
@@ -395,7 +395,7 @@ class Actor:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _configure(self, link: Link, wishes: launching.Wishes) -> None:
+    async def _configure(self, link: Link, wishes: wanted.Wishes) -> None:
         try:
             await link.configure(adaptive=wishes.adaptive, limits=wishes.limits)
         except TryAgainError as exc:
@@ -503,8 +503,8 @@ def _tell_of(session: AsyncSession, cluster: Cluster, actions: Sequence[Action])
     return seen or session.is_modified(cluster) or any(isinstance(each, Event) for each in session.new)
 
 
-def _adapted(before: int, wanted: int) -> str:
-    return f"The cluster adapts to its work: from {before} to {wanted} workers."
+def _adapted(before: int, target: int) -> str:
+    return f"The cluster adapts to its work: from {before} to {target} workers."
 
 
 def _note_sighting(cluster: Cluster, node: Node, sighting: Sighting) -> None:

@@ -20,7 +20,7 @@ from ropewalk.backends.port import (
 )
 from ropewalk.errors import BackendError, FixItError, TryAgainError
 from ropewalk.schemas.clusters import NodeRole, NodeState
-from ropewalk.server.clusters import launching, store
+from ropewalk.server.clusters import store, wanted
 from ropewalk.server.clusters.secret import open_secret
 from ropewalk.server.context import Context
 from ropewalk.server.db.models import Cluster, Node
@@ -61,13 +61,13 @@ class Launches:
         All batches go at once; only those that need the address of the scheduler in the first come after it.
         """
         secret = open_secret(self._context.vault, cluster)
-        rest = launching.batches(nodes, backend.capabilities.launch_batch)
+        rest = wanted.batches(nodes, backend.capabilities.launch_batch)
         results: list[LaunchResult] = []
         if scheduler is None:
-            first = launching.request(ref, cluster, rest.pop(0), secret, scheduler=None)
+            first = wanted.request(ref, cluster, rest.pop(0), secret, scheduler=None)
             results += await self._launch(backend, first)
             scheduler = next((result.address for result in results if result.address), None)
-        later = [launching.request(ref, cluster, batch, secret, scheduler=scheduler) for batch in rest if scheduler]
+        later = [wanted.request(ref, cluster, batch, secret, scheduler=scheduler) for batch in rest if scheduler]
         for answer in await asyncio.gather(*(self._launch(backend, request) for request in later)):
             results += answer
         self._keep(results)
@@ -134,8 +134,8 @@ def _note_started(backend: Backend, cluster: Cluster, node: Node, result: Launch
     role = NodeRole(node.role)
     if role is NodeRole.SCHEDULER and result.address is not None:
         node.address = cluster.scheduler_address = result.address
-    if result.spot is not None and result.spot is not launching.spot(cluster, role):
-        node.hourly_price, node.currency = launching.price(backend, cluster, role, spot=result.spot)
+    if result.spot is not None and result.spot is not wanted.spot(cluster, role):
+        node.hourly_price, node.currency = wanted.price(backend, cluster, role, spot=result.spot)
 
 
 def _note_refused(session: AsyncSession, cluster: Cluster, node: Node, error: BackendError, now: datetime) -> None:

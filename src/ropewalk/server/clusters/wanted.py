@@ -1,4 +1,4 @@
-"""Turning rows of nodes into what a backend is asked to launch."""
+"""What the rows of a cluster want: of a backend when nodes are launched, and of the scheduler that runs."""
 
 from __future__ import annotations
 
