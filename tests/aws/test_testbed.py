@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import botocore.session
 import pytest
-from botocore.exceptions import BotoCoreError, ClientError, ConnectionClosedError
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, ConnectionClosedError, ReadTimeoutError
 
 from ropewalk.schemas.aws import AwsCredentials
-from tests.support.ministack import Double
+from tests.support.ministack import ACCOUNT, REGION, Double
 from tests.support.waiting import PATIENCE, wait_until
 
 
@@ -76,6 +80,25 @@ class TestFaults:
                 delayed.result(PATIENCE)
         assert aws.calls() == {}
         assert aws.client("ecs").list_clusters()["clusterArns"] == []
+
+    def test_calls_that_their_clients_gave_up_are_not_counted_in_the_next_test(self, aws: Double) -> None:
+        patience = Config(read_timeout=0.5, retries={"max_attempts": 0}, max_pool_connections=10)
+        keys = {"aws_access_key_id": ACCOUNT, "aws_secret_access_key": "any"}
+        make = botocore.session.get_session().create_client
+        with (
+            contextlib.closing(make("ecs", REGION, endpoint_url=aws.endpoint, config=patience, **keys)) as hasty,
+            ThreadPoolExecutor(10) as pool,
+        ):
+            aws.process.send_signal(signal.SIGSTOP)
+            try:
+                for given_up in [pool.submit(hasty.list_clusters) for _ in range(10)]:
+                    with pytest.raises(ReadTimeoutError):
+                        given_up.result(PATIENCE)
+                over = pool.submit(aws.reset)
+            finally:
+                aws.process.send_signal(signal.SIGCONT)
+            over.result(PATIENCE)
+        assert aws.calls() == {}
 
     def test_calls_are_counted_by_action(self, aws: Double) -> None:
         for _ in range(3):

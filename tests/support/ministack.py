@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -170,21 +171,31 @@ def python() -> Path:
         raise NoDoubleError(str(exc)) from exc
 
 
-def free_port() -> int:
-    """Return a port of loopback that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _listening(engine: Engine | None) -> list[socket.socket]:
+    """Listen on a port of loopback, and on the same one of the engine's network: for the double, from the beginning."""
+    while True:
+        first = socket.create_server(("127.0.0.1", 0))
+        if engine is None:
+            return [first]
+        try:
+            return [first, socket.create_server((engine.gateway, first.getsockname()[1]))]
+        except OSError as exc:
+            first.close()
+            if exc.errno != errno.EADDRINUSE:
+                raise
 
 
 def start(folder: Path, engine: Engine | None = None) -> Double:
     """Start a double with its files in *folder*; *engine* runs its tasks as containers, None: they only have states."""
-    port = free_port()
-    binds = [f"127.0.0.1:{port}", *([f"{engine.gateway}:{port}"] if engine else [])]
+    program = str(python())
     log = folder / "aws-double.log"
-    with log.open("wb") as output:
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(log.open("wb"))
+        sockets = [stack.enter_context(each) for each in _listening(engine)]
+        port = int(sockets[0].getsockname()[1])
         process = subprocess.Popen(
-            [str(python()), "-m", "tests.support.aws_double", *binds],
+            [program, "-m", "tests.support.aws_double", *(f"fd://{each.fileno()}" for each in sockets)],
+            pass_fds=[each.fileno() for each in sockets],
             cwd=venvs.ROOT,
             env=_environ(folder, port, engine),
             stdin=subprocess.PIPE,

@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.x509.oid import NameOID
 
-from tests.support.ministack import free_port
+from tests.support.ports import kept_port
 from tests.support.waiting import PATIENCE
 
 USERNAME, PASSWORD = "pusher", "s3cret-of-the-registry"
@@ -71,7 +71,11 @@ def program() -> str:
 @contextlib.contextmanager
 def running(folder: Path, auth: dict[str, Any] | None = None, tls: dict[str, str] | None = None) -> Iterator[Registry]:
     """Run a registry with its blobs in *folder*."""
-    host = f"127.0.0.1:{free_port()}"
+    with kept_port() as port:
+        yield from _running(f"127.0.0.1:{port}", folder, auth, tls)
+
+
+def _running(host: str, folder: Path, auth: dict[str, Any] | None, tls: dict[str, str] | None) -> Iterator[Registry]:
     config = {
         "version": 0.1,
         "log": {"level": "error"},

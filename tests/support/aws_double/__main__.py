@@ -1,4 +1,4 @@
-"""Serve the double: ``python -m tests.support.aws_double ADDRESS:PORT [ADDRESS:PORT…]``."""
+"""Serve the double: ``python -m tests.support.aws_double BIND [BIND…]``, each ``ADDRESS:PORT`` or ``fd://NUMBER``."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ async def main(binds: list[str]) -> None:
     """Serve until SIGTERM."""
     config = Config()
     config.bind = binds
-    config.keep_alive_timeout = 75
+    # Clients of the tests do not repeat calls: a connection that ended just when they used it again would fail one.
+    config.keep_alive_timeout = 24 * 3600
     config.graceful_timeout = 0.5
     config.loglevel = "WARNING"
     ended = asyncio.Event()
@@ -46,7 +47,7 @@ async def main(binds: list[str]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
     threading.Thread(target=end_with_parent, daemon=True).start()
-    await serve(gate.droppable(steered(application.app)), config, shutdown_trigger=ended.wait)
+    await serve(steered(gate.droppable(application.app)), config, shutdown_trigger=ended.wait)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,15 @@ def install() -> None:
     replace(ecs, "_register_metadata", _metadata)
     replace(ecs, "_record_task_ip", lambda _: _record_address)
     replace(ecs, "_run_docker_container", lambda _: _start)
+    replace(ecs, "reset", _reset)
+
+
+def _reset(reset: Callable[[], None]) -> Callable[[], None]:
+    def all_gone() -> None:
+        _loaded.clear()
+        reset()
+
+    return all_gone
 
 
 def _arguments(build: Callable[..., dict[str, Any]], network: str) -> Callable[..., dict[str, Any]]:
@@ -99,7 +108,8 @@ def _start(docker: Any, cdef: Mapping[str, Any], arguments: dict[str, Any], **_:
 
 
 _loaded: dict[str, str] = {}
-"""Ids in the engine of images that were pushed here: what is loaded there has no name by digest to be run by."""
+"""Ids in the engine of images that were pushed here. There they have no names: the engine lives longer than a test, and
+another may push something else under the same."""
 
 
 def _pushed(image: str) -> bytes | None:
@@ -109,10 +119,10 @@ def _pushed(image: str) -> bytes | None:
         return None
     name, _, tag = rest.partition("@") if "@" in rest else rest.partition(":")
     found = ecr._find_image(name, {"imageDigest": tag} if tag.startswith("sha256:") else {"imageTag": tag or "latest"})
-    return _archive(image, name, json.loads(found["imageManifest"])) if found else None
+    return _archive(name, json.loads(found["imageManifest"])) if found else None
 
 
-def _archive(image: str, name: str, manifest: Mapping[str, Any]) -> bytes:
+def _archive(name: str, manifest: Mapping[str, Any]) -> bytes:
     stored = ecr._layer_blobs[name]
     config = stored[manifest["config"]["digest"]]
     files = {f"{hashlib.sha256(config).hexdigest()}.json": config}
@@ -120,8 +130,7 @@ def _archive(image: str, name: str, manifest: Mapping[str, Any]) -> bytes:
     for number, layer in enumerate(manifest["layers"]):
         files[f"{number}/layer.tar"] = stored[layer["digest"]]
         layers.append(f"{number}/layer.tar")
-    tags = [image] if "@" not in image else []
-    listing = [{"Config": next(iter(files)), "RepoTags": tags, "Layers": layers}]
+    listing = [{"Config": next(iter(files)), "RepoTags": [], "Layers": layers}]
     files["manifest.json"] = json.dumps(listing).encode()
     return _tar(files)
 

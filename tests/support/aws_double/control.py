@@ -2,7 +2,8 @@
 
 ==========================  ===========================================================================================
 ``POST /_double/reset``     forget everything: resources, faults, counts; settings as at the start. What a call waits
-                            for is over: it takes no effect any more and is not counted
+                            for is over: it takes no effect any more. Calls that are under way are waited for and not
+                            counted: nobody waits for their answers any more
 ``POST /_double/settings``  change some of :data:`DEFAULTS`; answers all
 ``POST /_double/faults``    inject: see :class:`Fault`; answers ``{"id": …}``
 ``GET /_double/faults``     how often each was used
@@ -16,10 +17,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import fnmatch
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,7 +83,11 @@ class Fault:
 
 
 class OverError(Exception):
-    """The double was reset while a call waited: its test is over."""
+    """The double was reset while a call was under way: its test is over."""
+
+
+_over: contextvars.ContextVar[asyncio.Event] = contextvars.ContextVar("over")
+"""Of a call: :attr:`Control.over` as it was when the call came."""
 
 
 @dataclass
@@ -97,11 +104,30 @@ class Control:
     """Answers of EC2 by action and client token: asked again with the same token, it repeats its answer."""
     over: asyncio.Event = field(default_factory=asyncio.Event)
     """Set at the next reset, and replaced by a new one."""
+    under_way: set[asyncio.Event] = field(default_factory=set)
+    """For each call that is being answered, what is set when it was."""
+
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[None]:
+        """Answer a call: a reset waits until that is done."""
+        answered = asyncio.Event()
+        _over.set(self.over)
+        self.under_way.add(answered)
+        try:
+            yield
+        finally:
+            self.under_way.discard(answered)
+            answered.set()
+
+    async def end_calls(self) -> None:
+        """Return when all calls that are under way are over: what they change is there to be forgotten."""
+        self.over.set()
+        self.over = asyncio.Event()
+        for answered in tuple(self.under_way):
+            await answered.wait()
 
     def reset(self) -> None:
         """As at the start."""
-        self.over.set()
-        self.over = asyncio.Event()
         self.settings = dict(DEFAULTS)
         self.faults = []
         self.count = Counter()
@@ -134,13 +160,19 @@ class Control:
             OverError: The double was reset.
         """
         try:
-            await asyncio.wait_for(self.over.wait(), seconds)
+            await asyncio.wait_for(_over.get().wait(), seconds)
         except TimeoutError:
             return
         raise OverError
 
     def note(self, action: str, outcome: str, key: str) -> None:
-        """Count a call and what became of it: ``ok``, ``throttled``, an error code, or the kind of a fault."""
+        """Count a call and what became of it: ``ok``, ``throttled``, an error code, or the kind of a fault.
+
+        Raises:
+            OverError: The double was reset since the call came.
+        """
+        if _over.get().is_set():
+            raise OverError
         self.count[action] += 1
         self.log.append((time.monotonic(), action, outcome, key))
 

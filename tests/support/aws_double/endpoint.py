@@ -22,6 +22,7 @@ async def handle(method: str, path: str, wanted: dict[str, Any]) -> Any:
     answer: Any = {}
     match method, path.removeprefix(PREFIX):
         case "POST", "reset":
+            await control.end_calls()
             control.reset()
             await asyncio.to_thread(application._reset_all_state)
             buckets.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import functools
 import json
@@ -111,10 +112,10 @@ def _gate(dispatch: Callable[..., Awaitable[Answer]]) -> Callable[..., Awaitable
             if latency := control.settings["latency"]:
                 await control.wait(latency)
             result, what = await _answer(control, action, key, answer)
+            control.note(action, what or outcome(result), key)
         except OverError:
             _drop.get()["now"] = True
             return error(action, "Reset", "The double was reset.", 500)
-        control.note(action, what or outcome(result), key)
         return result
 
     return gated
@@ -177,6 +178,9 @@ def droppable(
     """Let a fault cut the connection in place of an answer."""
 
     async def asgi(scope: dict[str, Any], receive: Callable[..., Any], send: Callable[..., Any]) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
         flag: dict[str, bool] = {}
         _drop.set(flag)
 
@@ -188,9 +192,7 @@ def droppable(
                 raise DroppedError
             await send(message)
 
-        try:
+        with contextlib.suppress(DroppedError), control.answering():
             await app(scope, receive, sending)
-        except DroppedError:
-            return
 
     return asgi
