@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import dask.config
@@ -19,9 +20,10 @@ from ropewalk.client import calls, config
 from ropewalk.client.http import Api
 from ropewalk.schemas.identity import SetupRequest, TokenCreate
 from tests.support.client import dask_config_restored
+from tests.support.ports import kept_port
 from tests.support.waiting import PATIENCE, wait_until
 
-START_SECONDS = 60
+START_SECONDS = 2 * PATIENCE
 """For the server on a busy machine; alone it needs one."""
 
 SMALL = {"worker_memory": "1 GiB", "scheduler_memory": "1 GiB"}
@@ -35,7 +37,9 @@ class LiveServer:
         self.directory = directory
         self.data = directory / "data"
         self.log = directory / "server.log"
-        self.port = 0
+        self._kept = ExitStack()
+        self.port = self._kept.enter_context(kept_port())
+        """Its own over restarts, too."""
         self.url = ""
         self.token = ""
         self.settings: dict[str, str] = {}
@@ -44,7 +48,7 @@ class LiveServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, again on the same port if it ran before."""
+        """Start it."""
         command = [str(Path(sys.executable).parent / "ropewalk"), "server", "start"]
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("ROPEWALK_", "DASK_"))}
         with self.log.open("ab") as log:
@@ -57,19 +61,15 @@ class LiveServer:
                 start_new_session=True,
             )
         self.url = wait_until(self._ready_url, within=START_SECONDS)
-        self.port = httpx.URL(self.url).port or 0
 
     def _ready_url(self) -> str:
         assert self._process is not None
         assert self._process.poll() is None, self.log.read_text()
-        for connection in psutil.Process(self._process.pid).net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN:
-                url = f"http://127.0.0.1:{connection.laddr.port}"
-                try:
-                    return url if httpx.get(f"{url}/readyz").is_success else ""
-                except httpx.TransportError:
-                    continue  # the gateway's port, which speaks no HTTP, or nothing yet
-        return ""
+        url = f"http://127.0.0.1:{self.port}"
+        try:
+            return url if httpx.get(f"{url}/readyz").is_success else ""
+        except httpx.TransportError:
+            return ""
 
     def set_up(self) -> None:
         """Make the operator, ada, and a token."""
@@ -120,9 +120,19 @@ class LiveServer:
     def kill_everything(self) -> None:
         # Shown by pytest if the test failed.
         sys.stdout.write("".join(self.log.read_text().splitlines(keepends=True)[-100:]))
-        self.stop()
+        try:
+            self.stop()
+        finally:
+            self._kill_all()
+
+    def _kill_all(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
         for process in self.nodes():
             process.kill()  # psutil compares the start time: never a stranger with a recycled pid
+        self._kept.close()
 
     def environ(self) -> dict[str, str]:
         """The environment of a program that uses this server."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from ropewalk.client import connect
 from ropewalk.client.connect import open_scheduler, security_of
 from ropewalk.errors import ClusterUnreachableError
 from ropewalk.schemas.clusters import Connection
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,12 @@ def connection(pems: Any, address: str = "tls://127.0.0.1:1") -> Connection:
         key=str(pems.tls_client_key),
         versions={},
     )
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No hop that works fails because the machine is busy."""
+    monkeypatch.setattr(connect, "HOP_SECONDS", PATIENCE)
 
 
 @asynccontextmanager
@@ -59,7 +66,7 @@ def test_keys_stay_in_memory_and_are_not_shown(pems: Security) -> None:
 
 async def test_a_scheduler_is_connected_to_with_mutual_tls(pems: Security) -> None:
     async with scheduler(pems) as address:
-        channel = await open_scheduler(address, security_of(connection(pems)), 5)
+        channel = await open_scheduler(address, security_of(connection(pems)), PATIENCE)
         try:
             assert (await channel.identity())["type"] == "Scheduler"
         finally:
@@ -115,7 +122,13 @@ async def test_another_clusters_certificate_is_told(pems: Security) -> None:
 
 
 async def test_a_scheduler_that_does_not_greet_is_the_last_hop(pems: Security, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connect, "HOP_SECONDS", 0.3)
+    greet = connect._greet
+
+    def hurried(address: str, arguments: dict[str, Any]) -> Coroutine[Any, Any, None]:
+        monkeypatch.setattr(connect, "HOP_SECONDS", 0.3)  # not before: TLS works, however long it takes
+        return greet(address, arguments)
+
+    monkeypatch.setattr(connect, "_greet", hurried)
     context = pems.get_listen_args("scheduler")["ssl_context"]
     assert isinstance(context, ssl.SSLContext)
     quit_ = asyncio.Event()

@@ -8,6 +8,7 @@ from distributed import Client
 
 import ropewalk
 from tests.client.conftest import LiveServer
+from tests.support.waiting import PATIENCE
 
 
 def visit(server: LiveServer, url: str, client: httpx.Client) -> httpx.Response:
@@ -17,7 +18,7 @@ def visit(server: LiveServer, url: str, client: httpx.Client) -> httpx.Response:
 
 
 def test_the_link_opens_the_dashboard_from_python(server: LiveServer) -> None:
-    with ropewalk.Cluster(n_workers=1, wait_for_workers=True) as cluster, httpx.Client() as browser:
+    with ropewalk.Cluster(n_workers=1, wait_for_workers=True) as cluster, httpx.Client(timeout=PATIENCE) as browser:
         link = cluster.dashboard_link
         assert "/_ropewalk/open?ticket=" in link
         assert cluster.dashboard_link == link, "widgets ask often"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import operator
-import socket
 from typing import Any
 
 import pytest
@@ -13,21 +12,16 @@ from distributed.core import rpc
 from distributed.security import Security
 
 import ropewalk
-from ropewalk.client import calls, coming_up
+from ropewalk.client import calls, coming_up, connect
 from ropewalk.client.connect import open_cluster, security_of
 from ropewalk.errors import ClusterUnreachableError
 from ropewalk.schemas.clusters import Connection
 from tests.client.conftest import LiveServer, configured
-from tests.client.test_connect import connection, pems, scheduler
+from tests.client.test_connect import connection, patient, pems, scheduler
+from tests.support.ports import kept_port
+from tests.support.waiting import PATIENCE
 
-__all__ = ["pems"]  # a fixture
-
-
-def closed_port() -> int:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port: int = unused.getsockname()[1]
-        return port
+__all__ = ["patient", "pems"]  # fixtures
 
 
 def test_dasks_client_works_through_the_gateway_as_it_does_directly(
@@ -52,15 +46,20 @@ def test_dasks_client_works_through_the_gateway_as_it_does_directly(
             client.wait_for_workers(2, timeout=60)
 
 
-async def test_an_address_that_nobody_answers_at_leads_to_the_gateway(pems: Security) -> None:
+async def test_an_address_that_nobody_answers_at_leads_to_the_gateway(
+    pems: Security, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connect, "DIRECT_SECONDS", 0.5)
     said: list[str] = []
-    async with scheduler(pems) as address:
-        found = connection(pems, f"tls://127.0.0.1:{closed_port()}").model_copy(update={"gateway_address": address})
-        channel = await open_cluster(found, security_of(found), 5, said.append)
-        try:
-            assert (await channel.identity())["type"] == "Scheduler"
-        finally:
-            await channel.close_rpc()
+    with kept_port() as closed:
+        found = connection(pems, f"tls://127.0.0.1:{closed}")
+        async with scheduler(pems) as address:
+            found = found.model_copy(update={"gateway_address": address})
+            channel = await open_cluster(found, security_of(found), PATIENCE, said.append)
+            try:
+                assert (await channel.identity())["type"] == "Scheduler"
+            finally:
+                await channel.close_rpc()
     assert said == [f"Connecting to {found.scheduler_address}", f"Connecting through the gateway {address}"]
 
 
@@ -69,7 +68,7 @@ async def test_a_scheduler_that_is_not_directly_reachable_is_not_tried_directly(
     async with scheduler(pems) as address:
         found = connection(pems, "tls://scheduler.namespace.svc:8786")
         found = found.model_copy(update={"gateway_address": address, "direct": False})
-        channel = await open_cluster(found, security_of(found), 5, said.append)
+        channel = await open_cluster(found, security_of(found), PATIENCE, said.append)
         await channel.close_rpc()
     assert said == [f"Connecting through the gateway {address}"]
 
@@ -87,9 +86,14 @@ async def _failure(pems: Security, answer: bytes | None, *, direct: bool = False
             writer.write(answer)
         writer.close()
 
+    with kept_port() as closed:
+        return await _failure_of(pems, f"tls://127.0.0.1:{closed}", say, direct=direct)
+
+
+async def _failure_of(pems: Security, address: str, say: Any, *, direct: bool) -> ClusterUnreachableError:
     async with await asyncio.start_server(say, "127.0.0.1", 0) as gateway:
         port = gateway.sockets[0].getsockname()[1]
-        found = connection(pems, f"tls://127.0.0.1:{closed_port()}")
+        found = connection(pems, address)
         found = found.model_copy(update={"gateway_address": f"tls://127.0.0.1:{port}", "direct": direct})
         with pytest.raises(ClusterUnreachableError) as caught:
             await open_cluster(found, security_of(found), 0.5, lambda _: None)
