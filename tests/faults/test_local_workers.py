@@ -16,7 +16,7 @@ from ropewalk.backends.port import Answer, LaunchRequest
 from tests.conformance.harness import LocalHarness, handle, request, stop_everything, until
 from tests.conformance.isolated import IsolatedHarness
 from tests.support import isolated, spawners
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 W = handle("w1")
 
@@ -63,11 +63,12 @@ async def test_killing_the_nanny_leaves_no_worker(harness: LocalHarness) -> None
 
 async def test_stopping_is_orderly_and_leaves_nothing(harness: LocalHarness) -> None:
     await started(harness)
+    harness.backend._grace = PATIENCE
     began = asyncio.get_running_loop().time()
     await harness.backend.stop([W])
     await until(harness.backend, W, Answer.GONE)
     assert (await harness.backend.observe([W])).sightings["w1"].exit_code == 0
-    assert asyncio.get_running_loop().time() - began < 5
+    assert asyncio.get_running_loop().time() - began < PATIENCE / 2, "nobody waits until a time is over"
     assert members(harness) == []
 
 

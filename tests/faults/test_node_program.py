@@ -18,7 +18,7 @@ from distributed.core import rpc
 
 from ropewalk.node import exits, main
 from ropewalk.server.clusters.certificates import issue
-from tests.support.postgres import free_port
+from tests.support.ports import kept_port
 from tests.support.waiting import PATIENCE, eventually, wait_until
 
 
@@ -27,7 +27,7 @@ class Nodes:
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.folder = folder
-        self.port = free_port()
+        self.port = stack.enter_context(kept_port())
         self._stack = stack
         self._certificates = issue("c-test", datetime.now(UTC))
 
@@ -93,7 +93,7 @@ def test_a_worker_says_that_it_found_no_scheduler(nodes: Nodes, monkeypatch: pyt
 
 def test_a_scheduler_whose_port_is_taken_says_so(nodes: Nodes) -> None:
     first = nodes.start("one", "scheduler")
-    wait_until(lambda: "Scheduler at" in nodes.log("one"))
+    wait_until(lambda: "Scheduler at" in nodes.log("one") and _handles(first, signal.SIGTERM))
     second = nodes.start("two", "scheduler")
     assert second.wait(PATIENCE) == exits.EXIT_CANNOT_LISTEN
     first.send_signal(signal.SIGTERM)
@@ -124,7 +124,7 @@ async def test_a_cluster_at_addresses_of_ipv6_ends_by_itself_and_its_workers_wit
     contact = f"tls://[::1]:{nodes.port}"
     scheduler = nodes.start("s", "scheduler", listen=f"tls://[::]:{nodes.port}", contact=contact)
     worker = nodes.start("w", "worker", listen="tls://[::1]:0", scheduler=contact)
-    await eventually(lambda: "Register worker" in nodes.log("s"))
+    await eventually(lambda: "Register worker" in nodes.log("s") and "Registered to" in nodes.log("w"))
     async with rpc(contact, connection_args=nodes.control()) as channel:
         await channel.ropewalk_configure(limits={"cluster_timeout": 0})
     assert await asyncio.to_thread(scheduler.wait, 60) == exits.EXIT_LIFETIME, nodes.log("s")
