@@ -163,11 +163,14 @@ def _in_state(team: Team, server: ServerProcess, state: str) -> dict[str, Any] |
 
 def test_a_server_that_is_killed_while_it_prepares_ends_with_one_complete_set(team: Team) -> None:
     key = team.double.make_user()
-    first = team.serve().wait_ready(within=240)
-    team.set(first, key)
-    team.ask(first, "POST", "/prepare", accept_monthly_cost=0)
-    wait_until(lambda: len(team.show(first)["resources"]) >= 2, within=120)
-    first.stop(signal.SIGKILL)
+    first = team.serve()
+    try:
+        first.wait_ready(within=240)
+        team.set(first, key)
+        team.ask(first, "POST", "/prepare", accept_monthly_cost=0)
+        wait_until(lambda: len(team.show(first)["resources"]) >= 2, within=120)
+    finally:
+        first.stop(signal.SIGKILL)
     second = team.serve()
     try:
         second.wait_ready(within=240)

@@ -28,6 +28,8 @@ from tests.support.ministack import REGION, Double
 from tests.support.server_process import PROGRAM
 from tests.unit.test_archive import Layout, digest_of
 
+pytestmark = pytest.mark.timeout(600)  # a server and AWS's double, each a process of its own, on a busy machine
+
 PLACE = Place("i-images", "ca-images", "team")
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 SENDING = ("ecr:InitiateLayerUpload", "ecr:UploadLayerPart", "ecr:CompleteLayerUpload")

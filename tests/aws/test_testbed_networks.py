@@ -11,7 +11,6 @@ import pytest
 from botocore.exceptions import ClientError
 
 from tests.support.ministack import REGION, Double
-from tests.support.waiting import wait_until
 
 TRUST = json.dumps(
     {
@@ -99,7 +98,7 @@ class TestNetworks:
 
     def test_a_nat_gateway_is_pending_and_deleting_for_a_while(self, aws: Double, vpc: str, subnet: str) -> None:
         ec2 = aws.client("ec2")
-        aws.set(nat_available_after=0.3)
+        aws.set(nat_available_after=3600)
         address = ec2.allocate_address(Domain="vpc")["AllocationId"]
         nat = ec2.create_nat_gateway(SubnetId=subnet, AllocationId=address)["NatGateway"]["NatGatewayId"]
 
@@ -112,17 +111,20 @@ class TestNetworks:
         assert state() == "pending"
         with refused("InvalidNatGatewayID.NotFound"):
             ec2.create_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", NatGatewayId=nat)
-        wait_until(lambda: state() == "available")
+        aws.set(nat_available_after=0)
+        assert state() == "available"
         ec2.create_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", NatGatewayId=nat)
+        aws.set(nat_available_after=3600)
         ec2.delete_nat_gateway(NatGatewayId=nat)
         assert state() == "deleting"
         with refused("InvalidIPAddress.InUse"):
             ec2.release_address(AllocationId=address)
-        wait_until(lambda: state() == "deleted")
+        aws.set(nat_available_after=0)
+        assert state() == "deleted"
         ec2.release_address(AllocationId=address)
 
     def test_what_is_new_may_not_be_known_yet(self, aws: Double) -> None:
-        aws.set(network_visible_after=0.3)
+        aws.set(network_visible_after=3600)
         ec2 = aws.client("ec2")
         vpc = ec2.create_vpc(CidrBlock="10.1.0.0/16")["Vpc"]["VpcId"]
         with refused("InvalidVpcID.NotFound"):
@@ -133,7 +135,7 @@ class TestNetworks:
 
 class TestIdentities:
     def test_a_new_key_may_not_be_known_yet(self, aws: Double) -> None:
-        aws.set(key_visible_after=60)
+        aws.set(key_visible_after=3600)
         key = aws.make_user()
         with refused("InvalidClientTokenId"):
             aws.client_of(key, "sts").get_caller_identity()

@@ -96,7 +96,7 @@ class TestDefinitions:
         assert world.aws.calls()["ecs:RegisterTaskDefinition"] == 21
 
     def test_a_role_may_not_be_usable_at_once(self, world: World) -> None:
-        world.aws.set(role_visible_after=60)
+        world.aws.set(role_visible_after=3600)
         with refused("ClientException"):
             world.register()
 
@@ -166,7 +166,7 @@ class TestRunning:
 class TestLife:
     def test_a_task_gets_its_interface_and_then_runs(self, world: World) -> None:
         world.register()
-        world.aws.set(task_attached_after=60, task_running_after=120)
+        world.aws.set(task_attached_after=3600, task_running_after=3600)
         launched = world.run()["tasks"][0]
         assert launched["lastStatus"] == "PROVISIONING"
         assert world.task(launched["taskArn"])["lastStatus"] == "PROVISIONING"
@@ -183,7 +183,7 @@ class TestLife:
 
     def test_a_task_has_one_interface_however_many_ask_at_once(self, world: World) -> None:
         world.register()
-        world.aws.set(task_attached_after=60)
+        world.aws.set(task_attached_after=3600)
         arns = [task["taskArn"] for _ in range(5) for task in world.run(count=10)["tasks"]]
         world.aws.set(task_attached_after=0)
         with ThreadPoolExecutor(8) as threads:
@@ -202,7 +202,7 @@ class TestLife:
 
     def test_a_new_task_may_be_missing_at_first(self, world: World) -> None:
         world.register()
-        world.aws.set(task_visible_after=60)
+        world.aws.set(task_visible_after=3600)
         arn = world.run()["tasks"][0]["taskArn"]
         answer = world.ecs.describe_tasks(cluster="c", tasks=[arn])
         assert answer["tasks"] == []
@@ -213,7 +213,7 @@ class TestLife:
 
     def test_stopping_takes_time_and_keeps_its_reason(self, world: World) -> None:
         world.register()
-        world.aws.set(task_stopped_after=60)
+        world.aws.set(task_stopped_after=3600)
         arn = world.run()["tasks"][0]["taskArn"]
         world.until(arn, "RUNNING")
         world.ecs.stop_task(cluster="c", task=arn, reason="enough")
