@@ -58,7 +58,7 @@ def _shake(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> None:
                 raise ConnectionResetError
     finally:
         right.close()
-        thread.join(10)
+        thread.join()
     if failures:
         raise failures[0]
 
