@@ -26,6 +26,7 @@ from ropewalk.server.environments.oci.registry import Repository
 from ropewalk.server.environments.oci.sources import Registries
 from tests.support import registry as registries
 from tests.support.registry import Proxy, Registry
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture(scope="session")
@@ -122,7 +123,7 @@ def put_image(
         "rootfs": {"type": "layers", "diff_ids": [_digest(gzip.decompress(data)) for data in layers]},
     }
     repository, _, tag = name.partition(":")
-    with httpx.Client(base_url=f"http://{host}/v2/{repository}/") as client:
+    with httpx.Client(base_url=f"http://{host}/v2/{repository}/", timeout=PATIENCE) as client:
         blobs = [_put(client, data) for data in (json.dumps(described).encode(), *layers)]
         kinds = [
             "application/vnd.oci.image.config.v1+json",
@@ -152,7 +153,7 @@ def _digest(data: bytes) -> str:
 def put_index(host: str, name: str, images: dict[str, str]) -> None:
     """Push an index of images of one repository, by architecture."""
     repository, _, tag = name.partition(":")
-    with httpx.Client(base_url=f"http://{host}/v2/{repository}/") as client:
+    with httpx.Client(base_url=f"http://{host}/v2/{repository}/", timeout=PATIENCE) as client:
         entries = []
         for architecture, digest in images.items():
             size = len(client.get(f"manifests/{digest}", headers={"Accept": MANIFEST}).content)

@@ -25,6 +25,8 @@ import httpx
 from joserfc import jwt
 from joserfc.jwk import ECKey, KeySet, RSAKey
 
+from tests.support.waiting import PATIENCE
+
 CLIENT, SECRET = "ropewalk", "client-secret-canary"
 
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Example Identity</title></head><body>
@@ -193,7 +195,8 @@ class Provider:
     def __init__(self, process: subprocess.Popen[str], issuer: str) -> None:
         self.process = process
         self.issuer = issuer
-        self._http = httpx.Client(verify=False)  # plain HTTP: nothing to verify, and authorities take long to load
+        # Plain HTTP: nothing to verify, and authorities take long to load.
+        self._http = httpx.Client(verify=False, timeout=PATIENCE)
 
     def close(self) -> None:
         """End the process and the connections to it."""

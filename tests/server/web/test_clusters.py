@@ -17,6 +17,7 @@ from ropewalk.server.web import live
 from ropewalk.server.web.clusters import PAGE
 from tests.support.api import Api, Person
 from tests.support.pages import Visitor
+from tests.support.waiting import PATIENCE
 
 
 async def create(person: Person, name: str, account: str | None = None, **fields: Any) -> str:
@@ -163,7 +164,7 @@ async def test_an_open_page_is_told_of_changes_until_its_session_ends(api: Api, 
     told = live.respond(api.context, caller, cookie, f"account:{caller.account_id}").body_iterator
     assert "changed" in str(await anext(aiter(told))), "it may have missed something before it came"
     await create(person, "etl")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         async for part in told:
             if "changed" in str(part):
                 break
@@ -178,5 +179,5 @@ async def test_a_stream_ends_with_the_server(api: Api, quick: None) -> None:
     caller, cookie = await caller_of(api, await Visitor.make(api, "ada"))
     told = live.respond(api.context, caller, cookie, "account:x").body_iterator
     api.context.stopping.set()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         assert len([part async for part in told]) == 1

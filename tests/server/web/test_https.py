@@ -25,7 +25,7 @@ from ropewalk.server.cloud_accounts.registry import Backends
 from ropewalk.server.settings import Settings
 from tests.server.web.test_sign_in import PASSWORD
 from tests.support.clock import FakeClock
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 """Nothing here depends on the database that others do not try on both."""
@@ -89,7 +89,7 @@ async def https(
         app = create_app(settings.model_copy(update={"public_url": url}), clock=clock, backends=backends)
         async with app.router.lifespan_context(app), served(app, listener, cert, key):
             trust = ssl.create_default_context(cafile=str(cert))
-            async with httpx.AsyncClient(base_url=url, verify=trust) as client:
+            async with httpx.AsyncClient(base_url=url, verify=trust, timeout=PATIENCE) as client:
                 yield client
 
 

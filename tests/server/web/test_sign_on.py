@@ -23,9 +23,16 @@ from tests.support.api import Api
 from tests.support.clock import FakeClock
 from tests.support.oidc_provider import CLIENT, SECRET, Provider, provider
 from tests.support.pages import Visitor
+from tests.support.waiting import PATIENCE
 
 ONE_DATABASE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 """Of tests in which the database does nothing that others do not try on both."""
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait longer than a server does for a provider that takes no time unless the machine is busy."""
+    monkeypatch.setattr("ropewalk.server.identity.oidc.TIMEOUT", PATIENCE)
 
 
 @pytest.fixture(scope="module")
