@@ -45,6 +45,8 @@ def aws_is_looked_at_often(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(params=["memory", "local-plain", "local-warm", "local-isolated", "kubernetes", "aws"])
 async def harness(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Harness]:
     harness: Harness = _make(request.param, tmp_path / "local", request)
-    yield harness
-    await stop_everything(harness.backend)
-    await harness.close()
+    try:
+        yield harness
+        await stop_everything(harness.backend)
+    finally:
+        await harness.close()

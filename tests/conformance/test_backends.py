@@ -29,7 +29,11 @@ from tests.conformance.harness import (
 )
 from tests.support.waiting import PATIENCE, eventually
 
+pytestmark = pytest.mark.timeout(600)  # nodes of all sorts on a busy machine, and their end
+
 S, W1, W2 = handle("s"), handle("w1"), handle("w2")
+START = 2 * PATIENCE
+"""Seconds: a busy machine takes long to start schedulers and workers."""
 
 
 async def logged(backend: Backend, node: NodeHandle) -> str:
@@ -61,7 +65,7 @@ async def linked(
         except TryAgainError:
             return None
 
-    reader, writer = await eventually(connect, within=120)  # a busy machine takes long to start a scheduler
+    reader, writer = await eventually(connect, within=START)
     try:
         await writer.start_tls(context)
         await wire.handshake(reader, writer)
@@ -135,7 +139,7 @@ class TestLaunch:
         context = client_context(tmp_path, "control")
         async with linked(harness.backend, S, scheduler.address, context) as (reader, writer):
             await wire.write(writer, {"op": "ropewalk_watch", "reply": False})
-            await asyncio.wait_for(status_with(reader, set(called(harness.backend, workers).values())), 60)
+            await asyncio.wait_for(status_with(reader, set(called(harness.backend, workers).values())), START)
 
 
 class TestObserve:
@@ -309,7 +313,7 @@ class TestLink:
         context = client_context(tmp_path, "control")
         async with linked(harness.backend, S, address, context) as (reader, writer):
             await wire.write(writer, {"op": "ropewalk_watch", "reply": False})
-            status = await asyncio.wait_for(status_with(reader, set(workers)), 60)
+            status = await asyncio.wait_for(status_with(reader, set(workers)), START)
             assert status["v"] == 1
             assert set(status["addresses"]) == set(workers)
             assert status["closing"] is None
@@ -334,7 +338,7 @@ class TestLink:
                 bounds = {"minimum": 2, "maximum": 4}
                 await wire.write(ask_writer, {"op": "ropewalk_configure", "adaptive": bounds, "limits": {}})
                 assert await wire.read(ask_reader) == {"ok": True}
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE):
                 while (await wire.read(reader))["target"] != 2:
                     pass
 
