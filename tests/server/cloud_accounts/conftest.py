@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -76,6 +78,22 @@ class World:
     async def codes(self, who: Person, after: int = 0) -> list[str]:
         found = await self.ask(who, "GET", f"/events?after={after}")
         return [event["code"].removeprefix("cloud_account.") for event in found]
+
+    @contextmanager
+    def held(self, method: str, kind: str) -> Iterator[None]:
+        """Let the next step of *method* that concerns *kind* take until the end of the block, however long that is."""
+        gate, sleep = asyncio.Event(), self.aws.sleep
+
+        async def wait(_seconds: float) -> None:
+            await gate.wait()
+
+        self.aws.sleep = wait
+        self.aws.inject(method, node=kind, delay=0.01, effect=True)
+        try:
+            yield
+        finally:
+            self.aws.sleep = sleep
+            gate.set()
 
     def tick(self, seconds: float) -> None:
         self.clock.advance(seconds)

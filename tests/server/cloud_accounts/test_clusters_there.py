@@ -28,28 +28,26 @@ async def test_no_cluster_starts_where_nothing_is_prepared(world: World) -> None
     assert "ropewalk cloud-account prepare" in refused.json()["error"]["advice"]
 
 
-async def test_no_cluster_starts_while_it_is_prepared_for_the_first_time_or_torn_down(
-    world: World, aws: MemoryCloud
-) -> None:
+async def test_no_cluster_starts_while_it_is_prepared_for_the_first_time_or_torn_down(world: World) -> None:
     ada = await world.admin()
     await world.set(ada, credentials=KEY)
-    aws.inject("prepare", node="role", delay=0.3, effect=True)
-    await world.prepare(ada)
-    assert "is being prepared" in (await make(ada)).json()["error"]["message"]
+    with world.held("prepare", "role"):
+        await world.prepare(ada)
+        assert "is being prepared" in (await make(ada)).json()["error"]["message"]
     await world.until(ada, "ready")
-    aws.inject("teardown", node="role", delay=0.3, effect=True)
-    await world.ask(ada, "POST", "/teardown")
-    assert "is being torn down" in (await make(ada)).json()["error"]["message"]
+    with world.held("teardown", "role"):
+        await world.ask(ada, "POST", "/teardown")
+        assert "is being torn down" in (await make(ada)).json()["error"]["message"]
     await world.until(ada, "removed")
     assert "is not prepared" in (await make(ada)).json()["error"]["message"]
 
 
-async def test_clusters_start_while_what_was_ready_is_prepared_again(world: World, aws: MemoryCloud) -> None:
+async def test_clusters_start_while_what_was_ready_is_prepared_again(world: World) -> None:
     ada = await world.admin()
     await world.prepared(ada)
-    aws.inject("prepare", node="role", delay=0.3, effect=True)
-    await world.prepare(ada)
-    assert (await make(ada)).status_code == 201
+    with world.held("prepare", "role"):
+        await world.prepare(ada)
+        assert (await make(ada)).status_code == 201
     await world.until(ada, "ready")
 
 

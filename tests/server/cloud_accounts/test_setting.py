@@ -188,6 +188,13 @@ async def test_two_who_set_it_at_once_cannot_mix_their_wishes(world: World, aws:
 
 async def test_the_same_first_wish_twice_at_once_makes_one_cloud_account(world: World, aws: MemoryCloud) -> None:
     ada = await world.admin()
+    # Each has looked at what is stored, and asked the cloud, before any of them stores something.
+    together = asyncio.Barrier(3)
+
+    async def wait(_seconds: float) -> None:
+        await together.wait()
+
+    aws.sleep = wait
     aws.inject("identity", delay=0.1, times=3)
     same: dict[str, Any] = {"credentials": KEY, "settings": {"region": "eu-west-1"}}
     answers = await asyncio.gather(*(world.set(ada, **same) for _ in range(2)), world.set(ada, credentials=ROTATED))

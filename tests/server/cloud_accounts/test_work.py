@@ -316,10 +316,10 @@ async def test_the_database_may_be_away_for_a_while(
 async def test_settings_that_change_while_it_prepares_are_prepared_too(world: World, aws: MemoryCloud) -> None:
     ada = await world.admin()
     await world.set(ada, credentials=KEY)
-    aws.inject("prepare", node="nat", delay=0.3, times=1, effect=True)
-    await world.prepare(ada)
-    await eventually(lambda: aws.calls["prepare:nat"])
-    assert (await world.set(ada, settings={"log_retention_days": 90})).status_code == 200
+    with world.held("prepare", "nat"):
+        await world.prepare(ada)
+        await eventually(lambda: aws.calls["prepare:nat"])
+        assert (await world.set(ada, settings={"log_retention_days": 90})).status_code == 200
     await world.until(ada, "ready")
     assert aws.calls["prepare"] == 2
 
@@ -327,10 +327,10 @@ async def test_settings_that_change_while_it_prepares_are_prepared_too(world: Wo
 async def test_a_new_key_resumes_what_a_revoked_one_stopped(world: World, aws: MemoryCloud) -> None:
     ada = await world.admin()
     await world.set(ada, credentials=KEY)
-    aws.inject("prepare", node="role", delay=0.2, times=1, effect=True)
-    await world.prepare(ada)
-    await eventually(lambda: aws.calls["prepare:role"])
-    aws.inject("prepare", FixItError("The key is revoked.", details={"credentials": "invalid"}), node="nat")
+    with world.held("prepare", "role"):
+        await world.prepare(ada)
+        await eventually(lambda: aws.calls["prepare:role"])
+        aws.inject("prepare", FixItError("The key is revoked.", details={"credentials": "invalid"}), node="nat")
     shown = await world.until(ada, "attention")
     assert kinds(shown) == ["network", "role"]
     await world.set(ada, credentials=ROTATED)
@@ -382,10 +382,10 @@ async def test_teardown_goes_on_after_faults(world: World, aws: MemoryCloud) -> 
 async def test_a_preparation_that_is_torn_down_stops_and_nothing_of_it_is_left(world: World, aws: MemoryCloud) -> None:
     ada = await world.admin()
     await world.set(ada, credentials=KEY)
-    aws.inject("prepare", node="role", delay=0.3, times=1, effect=True)
-    await world.prepare(ada)
-    await eventually(lambda: aws.calls["prepare:role"])
-    await world.ask(ada, "POST", "/teardown")
+    with world.held("prepare", "role"):
+        await world.prepare(ada)
+        await eventually(lambda: aws.calls["prepare:role"])
+        await world.ask(ada, "POST", "/teardown")
     await world.until(ada, "removed")
     assert (aws.estate, aws.calls["prepare:nat"]) == ([], 0)
 
@@ -435,11 +435,12 @@ async def test_a_former_cloud_account_can_be_torn_down_by_its_id(world: World, a
 async def test_a_stream_of_events_survives_that_the_account_is_set_elsewhere(world: World, aws: MemoryCloud) -> None:
     ada = await world.admin()
     await world.set(ada, credentials=KEY)
-    aws.inject("prepare", node="role", delay=0.3, times=1, effect=True)
-    answer = await world.prepare(ada)
-    stream = asyncio.ensure_future(ada.client.get(_events(follow=answer["last_event"])))
-    await eventually(lambda: aws.calls["prepare:role"])
-    await world.set(ada, kind="hosted")
+    followed = world.api.context.wakeups._waiting
+    with world.held("prepare", "role"):
+        answer = await world.prepare(ada)
+        stream = asyncio.ensure_future(ada.client.get(_events(follow=answer["last_event"])))
+        await eventually(lambda: aws.calls["prepare:role"] and f"events:{answer['id']}" in followed)
+        await world.set(ada, kind="hosted")
     text = (await stream).text
     assert text.count("resource_made") >= 3
     assert "cloud_account.ready" in text
