@@ -348,9 +348,10 @@ async def test_tunnels_are_closed_when_nobody_uses_them(
     assert (await client.get("/status")).status_code == 200
     kept = dashboards.api.app.state.dashboards
     assert len(kept._open) == 1
-    monkeypatch.setattr("ropewalk.server.gateway.upstreams.IDLE_SECONDS", -1)
-    await kept.sweep()
-    assert len(kept._open) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("ropewalk.server.gateway.upstreams.IDLE_SECONDS", -1)
+        await kept.sweep()
+        assert len(kept._open) == 0
     assert (await client.get("/status")).status_code == 200
 
 

@@ -13,8 +13,7 @@ import pytest
 
 from ropewalk.server.gateway import sockets
 from tests.server.gateway.conftest import Dashboards
-
-SECONDS = 20
+from tests.support.waiting import PATIENCE
 
 
 class Browser:
@@ -32,7 +31,7 @@ class Browser:
 
     async def hears(self) -> dict[str, Any]:
         """Return what the application says next."""
-        return await asyncio.wait_for(self._from_app.get(), SECONDS)
+        return await asyncio.wait_for(self._from_app.get(), PATIENCE)
 
     def says(self, **message: Any) -> None:
         self._to_app.put_nowait({"type": "websocket.receive", **message})
@@ -60,7 +59,7 @@ async def socket(
     try:
         yield browser
         browser.leaves()
-        await asyncio.wait_for(serving, SECONDS)
+        await asyncio.wait_for(serving, PATIENCE)
     finally:
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
