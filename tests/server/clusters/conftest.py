@@ -137,7 +137,12 @@ class Fleet:
         self.context.wakeups.wake("*")
 
     async def hold_leases(self) -> None:
-        """Let leases outlast any tick, as renewals would while that time passes."""
+        """Let leases outlast any tick from now on, as renewals would while that time passes.
+
+        One that runs out ends the work that goes on under it, wherever that is, and begins it anew.
+        """
+        # Those that are renewed, which happens at any moment, and new ones; then those that there are.
+        self.context.settings = self.context.settings.model_copy(update={"lease_seconds": 365 * 86400.0})
         async with self.database.transaction() as session:
             expires = self.clock.now() + timedelta(days=365)
             await session.execute(update(Cluster).values(lease_expires_at=expires))
@@ -167,4 +172,5 @@ async def running(fleet: Fleet) -> AsyncIterator[Fleet]:
     """A fleet whose server runs."""
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(fleet.server(fleet.context))
+        await fleet.hold_leases()
         yield fleet

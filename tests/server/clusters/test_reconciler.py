@@ -132,10 +132,10 @@ async def test_a_failing_look_at_the_cloud_changes_nothing_and_recovers(running:
 async def test_a_launch_that_fails_for_a_while_is_tried_again(fleet: Fleet) -> None:
     fleet.cloud.inject("launch", TryAgainError("There is no capacity in this zone.", delay=1), times=2)
     async with fleet.server(fleet.context):
+        await fleet.hold_leases()
         await fleet.create(n_workers=1)
         for tries in (1, 2):
             await eventually(partial(fleet.launches_failed, tries))
-            await fleet.hold_leases()
             fleet.tick(120)
         await fleet.until("ready", workers=1)
     events = await fleet.events()
@@ -310,7 +310,6 @@ async def test_a_cluster_whose_scheduler_hangs_is_ended_by_its_limits_and_nothin
         return await running.codes_contain("cluster.link_lost")
 
     await eventually(silent)
-    await running.hold_leases()
     running.tick(running.settings.silent_scheduler_seconds)
     assert "has not been heard for 15 minutes" in await eventually(running.attention)
     shown = await running.get()

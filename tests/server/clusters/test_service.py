@@ -325,11 +325,13 @@ async def test_a_wish_on_one_server_wakes_the_other(fleet: Fleet) -> None:
         return  # there is one server on SQLite
     user = fleet.context
     await user.wakeups.start()
-    async with fleet.server() as reconciler:
-        fleet.context = user
-        await eventually(lambda: reconciler.running)
-        await fleet.create(n_workers=0)
-        await fleet.until("ready")
-        await fleet.stop()
-        await fleet.until("stopped")
-    await user.wakeups.stop()
+    try:
+        async with fleet.server() as reconciler:
+            fleet.context = user
+            await eventually(lambda: reconciler.running)
+            await fleet.create(n_workers=0)
+            await fleet.until("ready")
+            await fleet.stop()
+            await fleet.until("stopped")
+    finally:
+        await user.wakeups.stop()

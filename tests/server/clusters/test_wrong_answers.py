@@ -253,15 +253,17 @@ async def test_a_server_that_wakes_up_in_the_middle_of_its_work_writes_nothing(
             frozen.set()
             await wake.wait()
 
-    renew = leases.renew
+    def stops(method: Callable[[Context, str], Awaitable[Any]]) -> Callable[[Context, str], Awaitable[Any]]:
+        async def wrapped(context: Context, owner: str) -> Any:
+            if frozen.is_set() and owner == servers[0].owner:
+                await asyncio.Event().wait()  # all of a server freezes
+            return await method(context, owner)
 
-    async def renew_no_more(context: Context, owner: str) -> set[str]:
-        if frozen.is_set() and owner == servers[0].owner:
-            await asyncio.Event().wait()  # all of a server freezes
-        return await renew(context, owner)
+        return wrapped
 
     monkeypatch.setattr(actor.Actor, "_launch", freeze)
-    monkeypatch.setattr(leases, "renew", renew_no_more)
+    monkeypatch.setattr(leases, "renew", stops(leases.renew))
+    monkeypatch.setattr(leases, "claim", stops(leases.claim))
     async with fleet.server() as first:
         servers.append(first)
         await fleet.create(n_workers=2)
