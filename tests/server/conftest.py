@@ -30,6 +30,7 @@ from tests.support.api import Api
 from tests.support.clock import FakeClock
 from tests.support.compiled import compiled_once
 from tests.support.postgres import NoPostgresError, PostgresServer, in_thread, postgres_server
+from tests.support.waiting import PATIENCE
 
 DATABASES = ("sqlite", "postgresql")
 
@@ -120,6 +121,12 @@ def cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hash passwords with argon2's least parameters: the real ones take a tenth of a second."""
     hasher = PasswordHash((Argon2Hasher(time_cost=1, memory_cost=8, parallelism=1),))
     monkeypatch.setattr("ropewalk.server.identity.passwords.HASHER", hasher)
+
+
+@pytest.fixture(autouse=True)
+def patient_readiness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a server be ready whose database answers late: that is the machine, which is busy."""
+    monkeypatch.setattr("ropewalk.server.readiness.CHECK_SECONDS", PATIENCE)
 
 
 @pytest.fixture

@@ -146,7 +146,7 @@ def _running(
 
 
 def _ready(server: PostgresServer, process: subprocess.Popen[bytes]) -> bool:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < deadline:
         try:
             in_thread(server.execute("SELECT 1"))
