@@ -21,7 +21,7 @@ from ropewalk.schemas.clusters import NodeRole
 from tests.support.installation import Installation
 from tests.support.inventory import installed
 from tests.support.server_process import server_process
-from tests.support.waiting import eventually, wait_until
+from tests.support.waiting import PATIENCE, eventually, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="holes in files are made with Linux's fallocate")
 
@@ -49,7 +49,14 @@ async def backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
     program = tmp_path / "chatty.py"
     program.write_text(CHATTY)
     settings = HostedSettings(log_limit_mib=LIMIT // 2**20)
-    made = LocalBackend(tmp_path / "local", INSTALLATION, settings, program=program, spawner=Spawner(warm=False))
+    made = LocalBackend(
+        tmp_path / "local",
+        INSTALLATION,
+        settings,
+        program=program,
+        stop_grace=PATIENCE,  # for its last words
+        spawner=Spawner(warm=False),
+    )
     node = NodeLaunch(NODE.name, NODE.role, NodeShape(1, 2**28), {}, {})
     (result,) = await made.launch(LaunchRequest(ClusterRef(INSTALLATION, "team", "c1", "c"), [node]))
     assert result.error is None

@@ -19,9 +19,12 @@ from tests.support import isolated, packages
 from tests.support.isolated_server import PASSWORD, server, token
 from tests.support.packages import Site, make_wheel
 from tests.support.server_process import ServerProcess
+from tests.support.waiting import PATIENCE
 
 __all__ = ["server"]
 """A fixture."""
+
+pytestmark = pytest.mark.timeout(400)  # machines may be busy
 
 
 @pytest.fixture
@@ -93,10 +96,11 @@ def test_an_environment_is_read_by_its_account_written_by_nobody_and_never_run_b
     ada = token(server)
     own = make_wheel(tmp_path / "own", "ours", files={"ours.py": "SECRET = 'of-ada'\n"})
     hers = found_by(ada, wheels=[own])
-    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {ada}"}) as root:
+    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {ada}"}, timeout=PATIENCE) as root:
         wish = {"username": "bob", "password": PASSWORD}
         root.post("/api/v1/users", json=wish).raise_for_status()
-    login = httpx.post(f"{server.url}/api/v1/login", json={"username": "bob", "password": PASSWORD})
+    wish = {"username": "bob", "password": PASSWORD}
+    login = httpx.post(f"{server.url}/api/v1/login", json=wish, timeout=PATIENCE)
     his = found_by(str(login.json()["token"]), hers["prefix"])
 
     assert hers["own code"] == "of-ada"

@@ -17,7 +17,7 @@ import pytest
 
 from tests.support import server_process as processes
 from tests.support.server_process import ServerProcess, ropewalk, server_process
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 PASSWORD = "correct-horse-9"
 CRASHING = (sys.executable, "-m", "tests.support.crashing_server")
@@ -93,7 +93,7 @@ def made(data_dir: Path, **environment: str) -> tuple[Path, str]:
         done = ropewalk(*setup, stdin=PASSWORD, **environment)
         assert done.returncode == 0, done.stderr
         login = {"username": "ada", "password": PASSWORD, "token_name": "t"}
-        token = httpx.post(f"{server.url}/api/v1/login", json=login).json()["token"]
+        token = httpx.post(f"{server.url}/api/v1/login", json=login, timeout=PATIENCE).json()["token"]
         server.stop()
     return data_dir, token
 

@@ -11,6 +11,7 @@ import pytest
 from tests.support import isolated
 from tests.support import server_process as processes
 from tests.support.server_process import ServerProcess, server_process
+from tests.support.waiting import PATIENCE
 
 __all__ = ["PASSWORD", "SOURCES", "server", "token"]
 
@@ -36,5 +37,6 @@ def token(server: ServerProcess) -> str:
         stdin=PASSWORD + "\n",
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
-    login = httpx.post(f"{server.url}/api/v1/login", json={"username": "ada", "password": PASSWORD})
+    wish = {"username": "ada", "password": PASSWORD}
+    login = httpx.post(f"{server.url}/api/v1/login", json=wish, timeout=PATIENCE)
     return str(login.json()["token"])
