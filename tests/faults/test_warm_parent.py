@@ -54,8 +54,16 @@ async def backend(warm: Spawner, tmp_path: Path) -> AsyncIterator[LocalBackend]:
     await backend.close()
 
 
+@pytest.fixture
+def no_other(warm: Spawner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the parent's successor, which could be there before a busy test goes on, import for ever."""
+    assert warm.parent is not None
+    (tmp_path / "importing.py").write_text("import signal; signal.pause()")
+    monkeypatch.setattr(parent, "PROGRAM", tmp_path / "importing.py")
+
+
 def parent_pid(warm: Spawner) -> int:
-    found = warm.wait_warm(60)
+    found = warm.wait_warm(PATIENCE)
     assert found is not None
     return found.pid
 
@@ -254,10 +262,10 @@ class TestParent:
         assert [await answer(backend, node) for node in (S, W)] == [Answer.RUNNING] * 2
 
     async def test_that_is_frozen_is_ended_and_costs_a_delay_only(
-        self, backend: LocalBackend, warm: Spawner, monkeypatch: pytest.MonkeyPatch
+        self, backend: LocalBackend, warm: Spawner, no_other: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(parent, "ANSWER_SECONDS", 0.3)
         frozen = parent_pid(warm)
+        monkeypatch.setattr(parent, "ANSWER_SECONDS", 0.3)
         os.kill(frozen, signal.SIGSTOP)
         (result,) = await backend.launch(request("s"))
         assert result.error is None
@@ -404,7 +412,10 @@ class TestSpares:
         code = "import gc, signal; gc.unfreeze(); gc.collect(); print('up', flush=True); signal.pause()"
         identity, out = run(warm, tmp_path, code)
         assert identity.pid == first.pid
+        forking = psutil.Process(parent_pid(warm))
+        forking.suspend()  # it looks once, soon, at what the node wrote to, which may take its time
         wait_until(lambda: "up" in out.read_text())
+        forking.resume()
         (second,) = self.single(warm)
         assert second.memory_full_info().uss > before + 2**20
         processes.kill([identity])
@@ -425,12 +436,12 @@ class TestSpares:
         assert ended(identity) == 7
 
     async def test_that_is_frozen_costs_a_delay_only(
-        self, backend: LocalBackend, warm: Spawner, monkeypatch: pytest.MonkeyPatch
+        self, backend: LocalBackend, warm: Spawner, no_other: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(parent, "ANSWER_SECONDS", 0.3)
         frozen = self.spares(warm)
         for process in frozen:
             process.suspend()
+        monkeypatch.setattr(parent, "ANSWER_SECONDS", 0.3)
         (result,) = await backend.launch(request("s"))
         assert result.error is None
         assert ppid(pid_of(backend, "s")) == os.getpid()
@@ -583,11 +594,16 @@ class TestEnvironments:
         wait_until(lambda: not psutil.pid_exists(pid))
 
 
+@pytest.mark.timeout(400)  # machines may be busy
 class TestNanny:
+    MEMORY = 2**30
+    """Half of the node's, so that it is the Nanny who ends a worker, and never the kernel."""
+
     @pytest.fixture
     async def client(self, backend: LocalBackend) -> AsyncIterator[Client]:
         plain = request("s", "w1")
-        nodes = [replace(node, config={**node.config, "worker_class": "distributed.Nanny"}) for node in plain.nodes]
+        settings = {"worker_class": "distributed.Nanny", "memory_limit": self.MEMORY}
+        nodes = [replace(node, config={**node.config, **settings}) for node in plain.nodes]
         scheduler, _ = await backend.launch(replace(plain, nodes=nodes))
         tls = certificates("c1").for_role("client")
         security = Security(
@@ -632,7 +648,8 @@ class TestNanny:
     async def test_ends_a_worker_that_takes_too_much_memory(self, backend: LocalBackend, client: Client) -> None:
         await client.restart()  # from here on the Nanny watches
         first = await self.worker(client)
-        hog = client.submit(eval, "(bytearray(b'x') * 2**31, __import__('time').sleep(30))", pure=False, retries=0)
+        work = f"(bytearray(b'x') * {self.MEMORY}, __import__('time').sleep(600))"
+        hog = client.submit(eval, work, pure=False, retries=0)
         await self.worker(client, first)
         hog.release()
         assert "95% memory budget" in (await backend.logs(W)).text
