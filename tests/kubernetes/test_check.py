@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -64,27 +65,25 @@ async def test_asks_for_every_permission_of_the_table(space: Space) -> None:
     assert {f"{p.verb} {p.resource}" for p in PERMISSIONS} <= set(items)
 
 
-async def test_tells_of_quota_and_limit_ranges(plane: Plane) -> None:
-    space = Space(plane, quota={"requests.cpu": "100"})
+async def test_tells_of_quota_and_limit_ranges(spaces: Callable[..., Space], plane: Plane) -> None:
+    space = spaces(quota={"requests.cpu": "100"})
     limits = {"limits": [{"type": "Container", "max": {"memory": "64Gi"}}]}
     meta = {"name": "limits", "namespace": space.namespace}
     plane.apply([{"apiVersion": "v1", "kind": "LimitRange", "metadata": meta, "spec": limits}])
     path = space.path("resourcequotas", "ropewalk")
     await eventually(lambda: "hard" in plane.get(path).get("status", {}))
-    items = await check(space.backend())
+    items = await check(space.backend(image=None))  # whose pod would use some of it
     assert "requests.cpu: 0 of 100" in items["resource quota"].message
     assert "Container max memory 64Gi" in items["limit ranges"].message
-    space.remove()
 
 
-async def test_tells_that_pods_are_refused_by_admission(plane: Plane) -> None:
-    space = Space(plane, quota={"pods": "0"})
+async def test_tells_that_pods_are_refused_by_admission(spaces: Callable[..., Space], plane: Plane) -> None:
+    space = spaces(quota={"pods": "0"})
     path = space.path("resourcequotas", "ropewalk")
     await eventually(lambda: "hard" in plane.get(path).get("status", {}))
     items = await check(space.backend())
     assert items["pod security"].status is not CheckStatus.OK
     assert "quota" in items["pod security"].message
-    space.remove()
 
 
 @pytest.mark.parametrize(

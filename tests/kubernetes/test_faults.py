@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from ropewalk.backends.kubernetes import keeper, objects
+from ropewalk.backends.kubernetes import explain, keeper, objects
 from ropewalk.backends.kubernetes.backend import KubernetesBackend
 from ropewalk.backends.port import Answer, NodeShape
 from ropewalk.errors import FixItError, TryAgainError
@@ -74,15 +74,10 @@ class TestOneRequest:
     ) -> None:
         path = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{space.namespace}/rolebindings/ropewalk"
         plane.ask("DELETE", path)
-
-        async def refused() -> FixItError | None:
-            try:
-                await backend.launch(request("s"))
-            except FixItError as exc:
-                return exc
-            return None
-
-        error = await eventually(refused)
+        await eventually(lambda: not space.may("create", "services"))
+        with pytest.raises(FixItError) as caught:
+            await backend.launch(request("s"))
+        error = caught.value
         assert "may not create services" in error.message
         assert "workers find their scheduler by it" in error.message
         assert error.details["permission"] == "create services"
@@ -168,15 +163,28 @@ def own() -> Iterator[Plane]:
         yield made
 
 
+@pytest.fixture
+async def own_space(own: Plane) -> AsyncIterator[Space]:
+    made = Space(own)
+    yield made
+    await made.close()
+
+
 class TestTheControlPlaneItself:
-    async def test_a_pod_that_makes_room_for_a_more_important_one_says_so(self, own: Plane, tmp_path: Path) -> None:
+    async def test_a_pod_that_makes_room_for_a_more_important_one_says_so(
+        self, own: Plane, own_space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # The scheduler writes down why when it comes to it.
+        monkeypatch.setattr(explain, "END_WAITS", (0.0, *(0.3,) * 200))
         classes = "/apis/scheduling.k8s.io/v1/priorityclasses"
         for name, value in (("low", -10), ("high", 1000)):
             own.ask("POST", classes, json={"metadata": {"name": name}, "value": value})
-        space = Space(own)
+        space = own_space
+        await eventually(lambda: all(space.takes(priorityClassName=name) for name in ("low", "high")))
         backend = space.backend(tmp_path, image=STUCK)
         half = NodeShape(cpu=200, memory=2**28)  # of a machine's 256 cores, of which there are two
-        await backend.launch(request("s", "w1", shape=half, options={"priority_class": "low"}))
+        results = await backend.launch(request("s", "w1", shape=half, options={"priority_class": "low"}))
+        assert [result.error for result in results] == [None, None]
         await eventually(lambda: all(space.pod(name)["spec"].get("nodeName") for name in ("s", "w1")))
         container = {"name": "x", "image": STUCK, "resources": {"requests": {"cpu": "100"}}}
         body = {"metadata": {"name": "urgent"}, "spec": {"priorityClassName": "high", "containers": [container]}}
@@ -191,14 +199,13 @@ class TestTheControlPlaneItself:
         assert f"Preempted by {space.namespace}/urgent" in reason
         await backend.close()
         own.ask("DELETE", space.path("pods", "urgent"), params={"gracePeriodSeconds": "0"})
-        space.remove()
 
     async def test_a_lost_machines_pods_are_gone_in_the_end_and_say_why(
-        self, own: Plane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, own: Plane, own_space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(objects, "LOST_NODE_SECONDS", 1)
         monkeypatch.setattr(keeper, "FORCE_SECONDS", 1.0)
-        space = Space(own)
+        space = own_space
         backend = space.backend(tmp_path, image=STUCK)
         await backend.launch(request("s", "w1"))
         await eventually(lambda: space.pod("w1")["spec"].get("nodeName"))
@@ -210,8 +217,8 @@ class TestTheControlPlaneItself:
         await backend.close()
 
     # The last: Kubernetes' own controllers need up to half a minute to see anything again.
-    async def test_a_restart_of_the_api_server_is_survived(self, own: Plane, tmp_path: Path) -> None:
-        space = Space(own)
+    async def test_a_restart_of_the_api_server_is_survived(self, own: Plane, own_space: Space, tmp_path: Path) -> None:
+        space = own_space
         backend = space.backend(tmp_path, image=STUCK)
         await backend.launch(request("s", "w1"))
         await seen(backend, "s")

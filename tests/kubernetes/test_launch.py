@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from ropewalk.backends.kubernetes.refusals import Call, refusal
 from ropewalk.backends.port import Answer, NodeShape
 from ropewalk.errors import FixItError, TryAgainError
 from tests.kubernetes.nodes import SHAPE, handle, reason, request, seen, until
-from tests.support.kube_plane import Plane, until_gone
+from tests.support.kube_plane import ADMIN_TOKEN, Plane, until_gone
 from tests.support.kube_space import Space
 from tests.support.waiting import eventually, wait_until
 
@@ -177,11 +178,10 @@ class TestRefusals:
         await backend.close()
         assert isinstance(result.error, FixItError)
 
-    async def test_a_used_up_quota_is_tried_again_and_says_which(self, plane: Plane) -> None:
-        space = Space(plane, quota={"pods": "2"})
+    async def test_a_used_up_quota_is_tried_again_and_says_which(self, spaces: Callable[..., Space]) -> None:
+        space = spaces(quota={"pods": "2"})
         backend = space.backend()
-        path = space.path("resourcequotas", "ropewalk")
-        await eventually(lambda: "hard" in plane.get(path).get("status", {}))
+        await eventually(space.takes)  # until its status is known, no pod is taken
         results = await backend.launch(request("s", "w1", "w2", "w3"))
         errors = [result.error for result in results if result.error is not None]
         assert len(errors) == 2
@@ -191,7 +191,6 @@ class TestRefusals:
             assert "pods=2" in error.message
             assert "describe resourcequota" in (error.advice or "")
         await backend.close()
-        space.remove()
 
     def test_a_quota_of_what_pods_do_not_name_says_who_can_name_it(self, plane: Plane) -> None:
         """Our pods name processors and memory; where something changes pods on the way, they may not."""
@@ -209,7 +208,8 @@ class TestRefusals:
         space.remove()
 
     async def test_a_namespace_that_is_being_deleted_is_told(self, space: Space, plane: Plane) -> None:
-        backend = space.backend()
+        # Its own rights go with the namespace, perhaps before the launch.
+        backend = space.backend(token=ADMIN_TOKEN)
         blocker = {
             "apiVersion": "v1",
             "kind": "ConfigMap",

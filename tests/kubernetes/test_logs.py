@@ -10,6 +10,7 @@ import pytest
 from ropewalk.backends.kubernetes import archive as archives
 from ropewalk.backends.kubernetes import keeper
 from ropewalk.backends.kubernetes.archive import Archive, Record
+from ropewalk.backends.kubernetes.backend import KubernetesBackend
 from ropewalk.backends.kubernetes.logs import Tail
 from ropewalk.backends.port import Answer
 from tests.kubernetes.nodes import handle, request, seen, until
@@ -23,6 +24,12 @@ def write(space: Space, name: str, text: str) -> None:
 
 async def runs(space: Space, name: str) -> None:
     await eventually(lambda: space.pod(name)["status"]["phase"] == "Running")
+
+
+async def begun(backend: KubernetesBackend, name: str = "s") -> bool:
+    """Return whether it wrote something, and is known to run: whose log is followed, is seen by the watch."""
+    chunk = await backend.logs(handle(name))
+    return "it begins" in chunk.text and keeper._has_log(backend._watch.pods[name])
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +55,7 @@ class TestOfAStoppedNode:
         backend = space.backend(tmp_path)
         await backend.launch(request("s"))
         await runs(space, "s")
-        await eventually(lambda: _begun(backend))
+        await eventually(lambda: begun(backend))
         write(space, "s", "in between\n")
         await backend.stop([handle("s")])
         await until(backend, "s", Answer.GONE)
@@ -62,7 +69,10 @@ class TestOfAStoppedNode:
         assert "s" not in space.names("pods")
         await backend.close()
 
-    async def test_are_known_to_the_next_server_with_how_it_ended(self, space: Space, tmp_path: Path) -> None:
+    async def test_are_known_to_the_next_server_with_how_it_ended(
+        self, space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(keeper, "REAP_SECONDS", 0.5)
         first = space.backend(tmp_path)
         await first.launch(request("s", "w1"))
         await runs(space, "w1")
@@ -71,7 +81,7 @@ class TestOfAStoppedNode:
         await until(first, "w1", Answer.GONE)
         await first.stop([handle("s"), handle("w1")])
         await eventually(lambda: space.names("pods") == set())
-        await eventually(lambda: archives.Archive(tmp_path).record("c1", "w1"))
+        await eventually(lambda: all(Archive(tmp_path).record("c1", name) for name in ("s", "w1")))
         await first.close()
         second = space.backend(tmp_path)
         sighting = await seen(second, "w1")
@@ -88,7 +98,8 @@ async def test_of_a_pod_that_somebody_else_deletes_are_kept_and_it_says_so(space
     backend = space.backend(tmp_path)
     await backend.launch(request("s"))
     await runs(space, "s")
-    await eventually(lambda: _begun(backend))
+    await eventually(lambda: begun(backend))
+    space.plane.agent("POST", f"/test/keep/{space.namespace}/s")
     space.plane.ask("DELETE", space.path("pods", "s"))
     sighting = await until(backend, "s", Answer.GONE)
     assert "was deleted in Kubernetes" in (sighting.reason or "")
@@ -106,11 +117,6 @@ async def test_of_a_pod_that_somebody_else_deletes_are_kept_and_it_says_so(space
     await later.close()
 
 
-async def _begun(backend: object) -> bool:
-    chunk = await backend.logs(handle("s"))  # type: ignore[attr-defined] # a backend
-    return "it begins" in chunk.text
-
-
 class TestOfANodeThatEndedByItself:
     async def test_are_put_away_after_a_time_and_the_cluster_with_it(
         self, space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -119,7 +125,7 @@ class TestOfANodeThatEndedByItself:
         backend = space.backend(tmp_path)
         await backend.launch(request("s"))
         await runs(space, "s")
-        await eventually(lambda: _begun(backend))
+        await eventually(lambda: begun(backend))
         space.plane.agent("POST", f"/test/kill/{space.namespace}/s")
         sighting = await until(backend, "s", Answer.GONE)
         assert sighting.exit_code == -9
@@ -158,7 +164,7 @@ async def test_that_a_kubelet_has_begun_anew_are_read_from_their_new_beginning(s
     backend = space.backend()
     await backend.launch(request("s"))
     await runs(space, "s")
-    await eventually(lambda: _begun(backend))
+    await eventually(lambda: begun(backend))
     chunk = await backend.logs(handle("s"), cursor="5000000")
     assert "it begins" in chunk.text
     await backend.close()
@@ -217,11 +223,8 @@ async def test_many_nodes_logs_are_followed_at_once(space: Space, tmp_path: Path
     await asyncio.gather(*(runs(space, name) for name in ("s", *names)))
     await backend.observe([handle(name) for name in names])
 
-    async def all_begun() -> bool:
-        chunks = [await backend.logs(handle(name)) for name in names]
-        return all("it begins" in chunk.text for chunk in chunks)
-
-    await eventually(all_begun)
+    for name in names:
+        await eventually(lambda name=name: begun(backend, name))  # type: ignore[misc] # bound now
     await backend.stop([handle(name) for name in ("s", *names)])
     await eventually(lambda: space.names("services") == set())
     for name in names:

@@ -24,6 +24,7 @@ from aiohttp import web
 
 from tests.support.kube_network import Network, socket_inside
 from tests.support.kube_pods import Pod, Runner
+from tests.support.waiting import PATIENCE
 
 LEASE_SECONDS = 2.0
 CLEAN_UP_SECONDS = 1.0
@@ -138,8 +139,9 @@ class Agent:
             if (item.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
                 return
             self.pods[uid] = self.runner.pod(item)
-            self.spawn(self.run(item, self.pods[uid]))
-        elif item["metadata"].get("deletionTimestamp") and not self.pods[uid].ending:
+            if not item["metadata"].get("deletionTimestamp"):
+                self.spawn(self.run(item, self.pods[uid]))
+        if item["metadata"].get("deletionTimestamp") and not self.pods[uid].ending:
             self.pods[uid].ending = True
             self.spawn(self.end(item, self.pods[uid]))
 
@@ -179,7 +181,7 @@ class Agent:
             await self.report_end(item, pod)
             # A kubelet removes a pod a moment after its containers ended: who hurries can read its log to the end.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(pod.read.wait(), CLEAN_UP_SECONDS)
+                await asyncio.wait_for(pod.read.wait(), PATIENCE if pod.kept else CLEAN_UP_SECONDS)
         path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}"
         body = {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0}
         with contextlib.suppress(RuntimeError):
@@ -310,6 +312,12 @@ class Agent:
         pod.kill()
         return web.json_response({})
 
+    async def test_keep(self, request: web.Request) -> web.Response:
+        """Let the pod stay until its log was read to the end, however long that takes."""
+        _, pod = self.find(request)
+        pod.kept = True
+        return web.json_response({})
+
     async def test_write(self, request: web.Request) -> web.Response:
         _, pod = self.find(request)
         with pod.log.open("a") as file:
@@ -342,6 +350,7 @@ class Agent:
                 web.get("/containerLogs/{namespace}/{pod}/{container}", self.serve_logs),
                 web.route("*", "/portForward/{namespace}/{pod}", self.serve_port),
                 web.post("/test/kill/{namespace}/{pod}", self.test_kill),
+                web.post("/test/keep/{namespace}/{pod}", self.test_keep),
                 web.post("/test/write/{namespace}/{pod}", self.test_write),
                 web.get("/test/look/{namespace}/{pod}", self.test_look),
                 web.post("/test/node/{node}", self.test_node),

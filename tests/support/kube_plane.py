@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import ssl
 import subprocess
 import sys
@@ -24,6 +23,7 @@ import httpx
 import pytest
 
 from tests.support.kube_certificates import Pki
+from tests.support.ports import Ports
 from tests.support.waiting import PATIENCE, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -39,32 +39,25 @@ POLICY = {
 }
 
 
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
 @dataclass
 class Plane:
     """A running control plane; everything of it is below ``home``."""
 
     home: Path
-    ports: Sequence[int] = field(default_factory=lambda: free_ports(5))
+    held: Ports = field(default_factory=lambda: Ports(4))
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     nodes: int = 2
     extra: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.pki = Pki(self.home)
+        self.ports = self.held.numbers
         self.server = f"https://127.0.0.1:{self.ports[0]}"
         self.admin = httpx.Client(
             base_url=self.server,
             headers={"Authorization": f"Bearer {ADMIN_TOKEN}"},
             verify=ssl.create_default_context(cafile=self.pki.path("ca.crt")),
-            timeout=30,
+            timeout=PATIENCE,
             trust_env=False,
         )
 
@@ -151,6 +144,7 @@ class Plane:
         for name in reversed(list(self.processes)):
             self.end(name, kill=name != "agent")
         self.admin.close()
+        self.held.close()
 
     def start_agent(self, *, mark_only: bool = False, nodes: int = 2) -> None:
         settings = {
@@ -211,8 +205,10 @@ class Plane:
     def audit(self, user: str) -> list[dict[str, Any]]:
         """Return what a user asked of the API server, as its audit log has it."""
         file = self.home / "audit.log"
-        lines = file.read_text().splitlines() if file.exists() else []
-        events = [json.loads(line) for line in lines if user in line]
+        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+        events = [
+            json.loads(line) for line in lines if user in line and line.endswith("\n")
+        ]  # the last is being written
         return [event for event in events if event["user"]["username"] == user]
 
     def agent(self, method: str, path: str, **query: Any) -> Any:

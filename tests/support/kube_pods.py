@@ -58,6 +58,8 @@ class Pod:
         self.log = home / "log"
         self.read = asyncio.Event()
         """Set once somebody has read the log to its end."""
+        self.kept = False
+        """Whether it stays until then."""
         self.ending = False
         self.reason: str | None = None
         self.cause: str | None = None
