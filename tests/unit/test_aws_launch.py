@@ -594,11 +594,12 @@ class TestLogs:
         (worker,) = [handle(result) for result in await backend.launch(asking(*workers(1, 1)))]
         ecs.events[self.stream(worker)] = ["last words"]
         ecs.end(worker.cloud_id or "", 1)
+        now = ecs.tasks[worker.cloud_id or ""]["stoppedAt"].timestamp()
+        monkeypatch.setattr(backend._logs, "_clock", lambda: now)
         chunk = await backend.logs(worker)
         assert (chunk.text, chunk.complete) == ("last words\n", False)
         assert not (await backend.logs(worker, chunk.cursor)).complete  # more may become visible
-        later = ecs.tasks[worker.cloud_id or ""]["stoppedAt"].timestamp() + 60
-        monkeypatch.setattr(backend._logs, "_clock", lambda: later)
+        now += 60
         assert (await backend.logs(worker, chunk.cursor)).complete
 
     async def test_of_a_node_that_has_said_nothing_yet_is_empty(self, backend: AwsBackend) -> None:
