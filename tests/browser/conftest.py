@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
@@ -12,7 +13,7 @@ from playwright.sync_api import Browser, BrowserContext, sync_playwright
 from ropewalk.client import calls
 from ropewalk.schemas.clusters import ClusterCreate, ClusterDetail
 from tests.client.conftest import LiveServer
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 __all__ = ["LiveServer"]
 
@@ -30,7 +31,9 @@ def chromium() -> Iterator[Browser]:
     if path is None:
         pytest.skip("Chromium is not installed; to have it: apt-get install chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, headless=True, args=list(FLAGS))
+        browser = playwright.chromium.launch(
+            executable_path=path, headless=True, args=list(FLAGS), timeout=2 * PATIENCE * 1000
+        )
         yield browser
         browser.close()
 
@@ -38,9 +41,16 @@ def chromium() -> Iterator[Browser]:
 @pytest.fixture
 def context(chromium: Browser) -> Iterator[BrowserContext]:
     """A browser that nobody has used."""
-    made = chromium.new_context(viewport={"width": 1280, "height": 900})
+    made = new_context(chromium, viewport={"width": 1280, "height": 900})
     yield made
     made.close()
+
+
+def new_context(chromium: Browser, **options: Any) -> BrowserContext:
+    """Return a browser that nobody has used, with patience for a busy machine."""
+    made = chromium.new_context(**options)
+    made.set_default_timeout(PATIENCE * 1000)
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +81,7 @@ def _cluster(server: LiveServer, name: str) -> ClusterDetail:
             found = api(calls.get_cluster("ada", name))
             return found if found.dashboard_link and found.workers_ready else None
 
-        return wait_until(ready, within=90)  # type: ignore[return-value] # it waits until it is not None
+        return wait_until(ready, within=2 * PATIENCE)  # type: ignore[return-value] # it waits until it is not None
 
 
 def link(server: LiveServer, name: str) -> str:

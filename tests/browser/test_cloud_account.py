@@ -14,7 +14,7 @@ from ropewalk.client import calls
 from ropewalk.client.http import Api
 from ropewalk.schemas.aws import AwsCredentials
 from ropewalk.schemas.identity import SetupRequest
-from tests.browser.conftest import LiveServer
+from tests.browser.conftest import LiveServer, new_context
 from tests.browser.test_pages import PASSWORD, PATIENCE, look, page, sign_in, violations
 from tests.server.cloud_accounts.test_setting import KUBECONFIG
 from tests.support.ministack import REGION, Double
@@ -22,6 +22,14 @@ from tests.support.ministack import REGION, Double
 __all__ = ["page"]
 
 pytestmark = pytest.mark.timeout(600)  # a server, a browser and AWS's double, on a busy machine
+
+
+LABELS = """button => {
+    const label = button.querySelector("span");
+    window.labels = [];
+    new MutationObserver(() => window.labels.push(label.textContent)).observe(label, {childList: true});
+}"""
+"""Keeps what a button says: looking at it, one may come too late."""
 
 
 @pytest.fixture
@@ -50,10 +58,13 @@ def seen(page: Page, name: str) -> None:
 
 
 def copied(page: Page, button: str) -> Any:
-    """Copy by a button; return what that was."""
+    """Copy by a button, which says for a moment that it did; return what was copied."""
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page.get_by_role("button", name=button).click()
-    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    found = page.get_by_role("button", name=button)
+    found.evaluate(LABELS)
+    found.click()
+    expect(page.locator("#said")).to_have_text("Copied")
+    assert page.evaluate("window.labels")[0] == "Copied"
     return json.loads(page.evaluate("navigator.clipboard.readText()"))
 
 
@@ -156,7 +167,7 @@ def _removed(page: Page) -> None:
 
 def _second(chromium: Browser, page: Page, server: LiveServer) -> Page:
     """Return the same person in another browser, who looks at the cloud account."""
-    other = chromium.new_context(storage_state=page.context.storage_state()).new_page()
+    other = new_context(chromium, storage_state=page.context.storage_state()).new_page()
     other.goto(f"{server.url}/accounts/ada/cloud-account")
     expect(other.get_by_role("heading", name="What to do")).to_be_visible(timeout=PATIENCE)
     other.evaluate("window.loadedOnce = true")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
+import pytest
 from playwright.sync_api import BrowserContext, Page, WebSocket
 
 from ropewalk.client import calls
 from ropewalk.schemas.clusters import ClusterDetail
 from tests.browser.conftest import ARTEFACTS, LiveServer, link
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
+
+pytestmark = pytest.mark.timeout(600)  # a server, two clusters and a browser, on a busy machine
 
 Clusters = tuple[ClusterDetail, ClusterDetail]
 
@@ -45,11 +50,14 @@ def _open(context: BrowserContext, url: str) -> tuple[Page, list[WebSocket], lis
 def _lives(page: Page, received: list[str]) -> None:
     page.wait_for_selector(".bk-Figure, .bk-GridBox, .bk-Column", state="attached", timeout=60_000)
     seen = len(received)
-    for _ in range(120):
-        if len(received) > seen + 2:
-            return
+    _until(page, lambda: len(received) > seen + 2)
+
+
+def _until(page: Page, condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {PATIENCE} seconds: {condition}"
         page.wait_for_timeout(250)  # lets the browser's events in
-    raise AssertionError(f"no updates came: {received}")
 
 
 def test_the_ticketed_link_shows_the_live_page(server: LiveServer, clusters: Clusters, context: BrowserContext) -> None:
@@ -124,11 +132,7 @@ def test_an_open_page_ends_with_its_cluster(server: LiveServer, clusters: Cluste
     with server.api() as api:
         api(calls.stop_cluster("ada", "two"))
         wait_until(lambda: not api(calls.get_cluster("ada", "two")).state.live)
-    for _ in range(80):
-        if all(socket.is_closed() for socket in sockets):
-            break
-        page.wait_for_timeout(250)
-    assert all(socket.is_closed() for socket in sockets)
+    _until(page, lambda: all(socket.is_closed() for socket in sockets))
     answer = page.reload()
     assert answer is not None
     assert answer.status == 410

@@ -16,17 +16,21 @@ from ropewalk.schemas.environments import IndexCredentialsSet
 from ropewalk.schemas.identity import UserCreate
 from ropewalk.server.app import create_app
 from ropewalk.server.settings import Settings
-from tests.browser.conftest import ARTEFACTS, LiveServer
+from tests.browser.conftest import ARTEFACTS, LiveServer, new_context
 from tests.server.test_permissions import PARAMETERS
 from tests.support.filling import end_sessions, ended_clusters, software_environment
 from tests.support.routes import pages
 from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.timeout(600)  # a server, clusters and a browser, on a busy machine
 
 AXE = Path(__file__).parents[2] / ".cache" / "axe.js"
 """Put there by the build of a working copy, scripts/web_assets.py."""
 PASSWORD = "correct horse battery"
 PATIENCE = 60_000
 """Milliseconds: the machine may be busy."""
+BUILD = 4 * PATIENCE
+"""For a build with packages from the index."""
 expect.set_options(timeout=PATIENCE)
 SMALL = {"worker_cpu": 1, "worker_memory": "1 GiB", "scheduler_memory": "1 GiB"}
 
@@ -49,7 +53,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 @pytest.fixture(scope="module")
 def ready(server: LiveServer, chromium: Browser) -> LiveServer:
     """The server after its first run, which was done in the browser."""
-    context = chromium.new_context()
+    context = new_context(chromium)
     page = context.new_page()
     page.goto(server.url)
     expect(page.get_by_role("heading", name="Set up this server")).to_be_visible()
@@ -74,7 +78,6 @@ def ready(server: LiveServer, chromium: Browser) -> LiveServer:
 @pytest.fixture
 def page(context: BrowserContext) -> Iterator[Page]:
     """A tab in which no error of a script, or of the content policy, goes unseen."""
-    context.set_default_timeout(PATIENCE)
     made = context.new_page()
     problems: list[str] = []
     made.on("pageerror", lambda error: problems.append(str(error)))
@@ -179,7 +182,7 @@ def busy(ready: LiveServer) -> LiveServer:
     return ready
 
 
-@pytest.mark.timeout(600)  # two seconds a page, and three times that on a busy machine
+@pytest.mark.timeout(1200)  # two seconds a page, and five times that on a busy machine
 def test_nothing_serious_keeps_people_from_using_any_page(busy: LiveServer, page: Page, tmp_path: Path) -> None:
     """Every page of the site, as an operator, in light and in dark."""
     app = create_app(Settings(data_dir=tmp_path / "never-opened"))
@@ -219,7 +222,7 @@ def test_an_environment_is_made_by_upload_watched_changed_compared_and_deleted(r
     look(page, "environment-form")
     page.keyboard.press("Enter")
     page.wait_for_url("**/builds/*")
-    expect(page.get_by_text("Version 1 is ready")).to_be_visible()
+    expect(page.get_by_text("Version 1 is ready")).to_be_visible(timeout=BUILD)
     expect(page.locator("#lines").get_by_text("+ six==1.16.0")).to_be_attached()
     expect(page.get_by_text("The build is over: this is all.")).to_be_visible()
     look(page, "environment-build")
@@ -231,14 +234,14 @@ def test_an_environment_is_made_by_upload_watched_changed_compared_and_deleted(r
     page.get_by_role("link", name="New version").click()
     page.get_by_label("Packages from pip").fill("dask[distributed]\nsix==99")
     page.get_by_role("button", name="Build it").last.click()
-    expect(page.get_by_text("It could not be built")).to_be_visible()
+    expect(page.get_by_text("It could not be built")).to_be_visible(timeout=BUILD)
     expect(page.locator("#failed")).to_contain_text("there is no version of six==99")
     look(page, "environment-failed")
     page.get_by_role("link", name="Change it").click()
     expect(page.get_by_label("Packages from pip")).to_have_attribute("aria-invalid", "true")
     page.get_by_label("Packages from pip").fill("dask[distributed]\nsix==1.17.0\nidna")
     page.get_by_role("button", name="Build it").last.click()
-    page.get_by_role("link", name="What changed").click()
+    page.get_by_role("link", name="What changed").click(timeout=BUILD)
     expect(page.get_by_role("row", name="six 1.16.0 1.17.0")).to_be_visible()
     look(page, "environment-diff")
     page.get_by_role("link", name="etl", exact=True).click()
@@ -268,9 +271,8 @@ def test_a_thousand_clusters_can_be_looked_through_on_a_slow_network(busy: LiveS
 
 
 def test_usage_is_drawn_in_the_readers_zone_and_filtered(busy: LiveServer, chromium: Browser) -> None:
-    context = chromium.new_context(timezone_id="Asia/Tokyo")
+    context = new_context(chromium, timezone_id="Asia/Tokyo")
     page = context.new_page()
-    page.set_default_timeout(PATIENCE)
     dialogs: list[str] = []
     page.on("dialog", lambda dialog: dialogs.append(dialog.message))
     sign_in(page, busy)
@@ -297,9 +299,8 @@ def test_usage_is_drawn_in_the_readers_zone_and_filtered(busy: LiveServer, chrom
 def test_two_browsers_see_the_same_and_one_stops_by_keyboard_what_the_other_watches(
     busy: LiveServer, page: Page, chromium: Browser
 ) -> None:
-    context = chromium.new_context()
+    context = new_context(chromium)
     other = context.new_page()
-    other.set_default_timeout(PATIENCE)
     for each in (page, other):
         sign_in(each, busy)
     create(busy, "both")
@@ -349,7 +350,7 @@ def test_the_sign_in_page_is_fine_too_and_works_by_keyboard(ready: LiveServer, p
 
 
 def test_times_are_in_the_readers_zone(ready: LiveServer, chromium: Browser) -> None:
-    context = chromium.new_context(timezone_id="Asia/Kolkata", locale="en-GB")
+    context = new_context(chromium, timezone_id="Asia/Kolkata", locale="en-GB")
     page = context.new_page()
     sign_in(page, ready)
     page.goto(f"{ready.url}/profile")
@@ -361,7 +362,7 @@ def test_times_are_in_the_readers_zone(ready: LiveServer, chromium: Browser) -> 
 
 
 def test_pages_can_be_read_and_used_without_scripts(ready: LiveServer, chromium: Browser) -> None:
-    context = chromium.new_context(java_script_enabled=False)
+    context = new_context(chromium, java_script_enabled=False)
     page = context.new_page()
     sign_in(page, ready)
     expect(page.get_by_role("heading", name="Clusters", exact=True)).to_be_visible()

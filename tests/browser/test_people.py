@@ -16,6 +16,8 @@ from tests.support.oidc_provider import CLIENT, SECRET, Provider, provider
 
 __all__ = ["page"]
 
+pytestmark = pytest.mark.timeout(600)  # two servers, a cluster and a browser, on a busy machine
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
