@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 import pytest
 
-from ropewalk.backends.local import LocalBackend, home, processes
+from ropewalk.backends.local import LocalBackend, home, processes, watch
 from ropewalk.backends.local.home import NodeHome
 from ropewalk.backends.local.processes import Identity, Table
 from ropewalk.backends.port import Answer, ClusterRef, LaunchRequest, NodeHandle, NodeLaunch, NodeShape, Sighting
@@ -129,16 +129,33 @@ def server(root: Path, script: str) -> subprocess.Popen[bytes]:
     code = textwrap.dedent(f"""
         import asyncio, os, signal
         from pathlib import Path
-        from ropewalk.backends.local import home, launcher
+        from ropewalk.backends.local import backend, home, launcher
         from tests.faults import test_local_nodes as t
+        backend._LAUNCH_PATIENCE = t.PATIENCE
         t.INSTALLATION, t.MODE = {INSTALLATION!r}, {MODE!r}
         t.CLUSTER = t.ClusterRef(t.INSTALLATION, "team", "c1", "cluster")
         backend = t.make(Path({str(root)!r}))
     """) + textwrap.dedent(script)
-    return subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2], stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2], stdout=subprocess.PIPE)
+    _servers.append(process)
+    return process
+
+
+_servers: list[subprocess.Popen[bytes]] = []
+
+
+@pytest.fixture(autouse=True)
+def no_server_left() -> Iterator[None]:
+    """End what a failed test would leave to those after it."""
+    yield
+    while _servers:
+        with _servers.pop() as process:
+            process.kill()
 
 
 DIE = "os.kill(os.getpid(), signal.SIGKILL)"
+STARTED = 2 * PATIENCE
+"""Seconds for a server: it may import all that nodes need, too."""
 
 
 class TestServerKilled:
@@ -155,8 +172,8 @@ class TestServerKilled:
         self, backend: LocalBackend, root: Path, moment: str, runs_afterwards: bool
     ) -> None:
         killed = server(root, f"{moment}: {DIE}\nasyncio.run(backend.launch(t.request('s')))")
-        assert killed.wait(PATIENCE) == -signal.SIGKILL
-        killed.communicate()
+        killed.communicate(timeout=STARTED)
+        assert killed.returncode == -signal.SIGKILL
 
         async def settled() -> bool:  # the child may be between fork and exec, when it carries no tag yet
             return (await look(backend, "s")).answer is not Answer.UNKNOWN
@@ -174,7 +191,7 @@ class TestServerKilled:
         killed = server(
             root, f"home.NodeHome.write_identity = lambda *a: {DIE}\nasyncio.run(backend.launch(t.request('s')))"
         )
-        killed.communicate(timeout=30)
+        killed.communicate(timeout=STARTED)
         await backend.stop([handle("s")])
         await gone(backend, "s")
         assert await backend.inventory() == []
@@ -183,8 +200,8 @@ class TestServerKilled:
         self, backend: LocalBackend, root: Path
     ) -> None:
         killed = server(root, f"asyncio.run(backend.launch(t.request('s')))\n{DIE}")
-        assert killed.wait(PATIENCE) == -signal.SIGKILL
-        killed.communicate()
+        killed.communicate(timeout=STARTED)
+        assert killed.returncode == -signal.SIGKILL
         pid = await up(backend, "s")
         assert (await look(backend, "s")).answer is Answer.RUNNING
         os.kill(pid, signal.SIGKILL)
@@ -193,10 +210,11 @@ class TestServerKilled:
         assert (await look(backend, "s")).reason
 
     async def test_the_exit_status_of_an_adopted_node_is_known_where_the_kernel_tells_it(
-        self, backend: LocalBackend, root: Path
+        self, backend: LocalBackend, root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(watch, "_STATUS_SECONDS", 0.5)  # twenty times: init may be as busy as all
         killed = server(root, f"asyncio.run(backend.launch(t.request('s')))\n{DIE}")
-        killed.communicate(timeout=30)
+        killed.communicate(timeout=STARTED)
         pid = await up(backend, "s")
         assert (await look(backend, "s")).answer is Answer.RUNNING
         os.kill(pid, signal.SIGKILL)
@@ -231,7 +249,7 @@ class TestLaunch:
             print([r.cloud_id for r in asyncio.run(backend.launch(t.request(*names)))])
         """
         servers = [server(root, script) for _ in range(2)]
-        answers = [process.communicate(timeout=60)[0] for process in servers]
+        answers = [process.communicate(timeout=STARTED)[0] for process in servers]
         assert answers[0] == answers[1] != b""
         for number in range(10):
             await up(backend, f"s{number}")
@@ -461,8 +479,9 @@ class TestFileSystem:
         assert home_of(backend, "s").log.read_text() == "started\n"
 
     async def test_full_disk_does_not_keep_a_node_from_being_stopped(
-        self, backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
+        self, root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        backend = make(root, grace=PATIENCE)  # it is to end because it was asked
         await backend.launch(request("s"))
         pid = await up(backend, "s")
 
@@ -478,6 +497,7 @@ class TestFileSystem:
         monkeypatch.undo()
         # Not at once: without a record of its end, whoever cleans up after it holds its lock for a moment.
         assert (await gone(backend, "s")).exit_code == -15
+        await backend.close()
 
     async def test_directory_that_cannot_be_made_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
@@ -540,6 +560,7 @@ class TestRetention:
         await backend.launch(request("s2"))
         await backend.stop([handle("s3")])
         await gone(backend, "s")
+        await eventually(lambda: not backend._stopping)  # it would hold the lock of what is to be removed
         long_ago = time.time() - 31 * 24 * 3600
         for name, file in (("s", "ended.json"), ("s3", "stop")):
             os.utime(home_of(backend, name).path / file, (long_ago, long_ago))

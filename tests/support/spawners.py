@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
+from ropewalk.backends.local import parent
+from ropewalk.backends.local.parent import Command
 from ropewalk.backends.local.spawner import Spawner
 from tests.support import isolated
+from tests.support.waiting import PATIENCE
 
 MODES = ("plain", "warm")
 """For nodes of the server's own user; "isolated" is a warm parent for nodes of other users."""
+
+# A parent that is slow, and not frozen, would be ended: nodes would not be forked, and nobody could tell how those that
+# were have ended. Tests of a frozen one say how soon.
+parent.ANSWER_SECONDS = PATIENCE
+
+
+class _Shared(Spawner):
+    """Forks nodes of all tests: each has a home of its own, but one is as empty as the other."""
+
+    def _fits(self, command: Command) -> bool:
+        if command.confinement.uid is None:
+            command = replace(command, environ={**command.environ, "HOME": self._environ["HOME"]})
+        return super()._fits(command)
+
 
 _made: dict[str, Spawner] = {}
 
@@ -18,10 +36,10 @@ def spawner(mode: str) -> Spawner:
     made = _made.get(mode)
     if made is None:
         interpreter = isolated.interpreter() if mode == "isolated" else sys.executable
-        made = _made[mode] = Spawner(warm=mode != "plain", interpreter=interpreter)
+        made = _made[mode] = _Shared(warm=mode != "plain", interpreter=interpreter)
     if mode != "plain":
         made.start(isolated=mode == "isolated")
-        assert made.wait_warm(60) is not None
+        assert made.wait_warm(2 * PATIENCE) is not None  # it may have to be another than was wanted a moment ago
     return made
 
 
