@@ -6,6 +6,8 @@ import gzip
 import sys
 from pathlib import Path
 
+import pytest
+
 from ropewalk.schemas.environments import EnvironmentSpec
 from ropewalk.server.environments.builder import BuildRequest, Target
 from ropewalk.server.environments.oci.maker import ImageBuilder
@@ -26,6 +28,7 @@ with open(code, "rb") as stream:
 """
 
 
+@pytest.mark.timeout(400)
 async def test_an_image_made_of_packages_from_the_index_runs_dask(
     registry: Registry, container_engine: Engine, tmp_path: Path, said: Said
 ) -> None:

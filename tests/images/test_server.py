@@ -51,6 +51,7 @@ def team(aws: Double, registry: Registry, tmp_path: Path, monkeypatch: pytest.Mo
         yield api
 
 
+@pytest.mark.timeout(400)
 def test_an_environment_becomes_an_image_in_the_teams_own_registry(team: Api, aws: Double, tmp_path: Path) -> None:
     def run(*arguments: str, status: int = 0) -> str:
         done = subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, check=False)
