@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -30,10 +31,17 @@ def test_after_random_work_and_random_deaths_nothing_is_left(users: str) -> None
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    directory = tmp_path_factory.mktemp("place")
-    data_dir, _token = made(directory / "data")
-    return installed(directory, data_dir)
+def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory that a server worked on."""
+    data_dir, _token = made(tmp_path_factory.mktemp("used") / "data")
+    return data_dir
+
+
+@pytest.fixture
+def place(used: Path, tmp_path: Path) -> Installed:
+    """A copy for one test, since what it leaves there, and closing the database, show in the next look."""
+    shutil.copytree(used, tmp_path / "data")
+    return installed(tmp_path, tmp_path / "data")
 
 
 class TestInventory:
