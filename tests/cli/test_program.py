@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -244,9 +243,8 @@ def test_completion_is_silent_when_the_server_cannot_be_asked(
     server: FakeServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.answer("GET", "/clusters", UnavailableError("It restarts."))
-    started = time.monotonic()
     assert cluster_names("") == []
-    assert time.monotonic() - started < 5
+    assert len(server.requests) == 1, "whoever completes a name does not wait"
     assert capsys.readouterr() == ("", "")
 
 
