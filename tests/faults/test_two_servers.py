@@ -23,8 +23,9 @@ from tests.support.postgres import NoPostgresError, PostgresServer, in_thread, p
 from tests.support.server_process import ServerProcess, server_process
 from tests.support.waiting import wait_until
 
-LEASE = 3
-"""Seconds. Short, so that the tests need not wait long; long enough that a busy machine does not lose it by itself."""
+LEASE, SHORT_LEASE = 60, 10
+"""Seconds. The short one is of a server that is to lose it, so that the tests need not wait long; the other is not lost
+because the machine is busy."""
 
 
 class Pair:
@@ -37,14 +38,16 @@ class Pair:
             "ROPEWALK_DATABASE_URL": postgres.url(name),
             "ROPEWALK_ENCRYPTION_KEY_FILE": str(first / "encryption.key"),
             "ROPEWALK_LOCAL_DIR": str(directory / "nodes"),
-            "ROPEWALK_LEASE_SECONDS": str(LEASE),
         }
         self.api = Installation(*made(first, **self.environment))
         (installation,) = self.query("SELECT id FROM installation")[0]
         self.place = Installed(directory, first, installation)
 
-    def server(self, name: str, **environment: str) -> contextlib.AbstractContextManager[ServerProcess]:
-        return server_process(self.directory / name, "--log-format", "json", **self.environment, **environment)
+    def server(
+        self, name: str, *, lease: int = LEASE, **environment: str
+    ) -> contextlib.AbstractContextManager[ServerProcess]:
+        environment |= {**self.environment, "ROPEWALK_LEASE_SECONDS": str(lease)}
+        return server_process(self.directory / name, "--log-format", "json", **environment)
 
     def query(self, query: str) -> list[Any]:
         async def ask() -> list[Any]:
@@ -65,11 +68,6 @@ class Pair:
         """Return whether a server works on all clusters that live; its process id is part of its name."""
         owners = self.owners()
         return bool(owners) and all(f"/{server.process.pid}/" in (owner or "") for owner in owners)
-
-    def sorted(self, *servers: ServerProcess) -> list[ServerProcess]:
-        """Return the servers, first the one that works on the oldest cluster that lives."""
-        owner = self.owners()[0] or ""
-        return sorted(servers, key=lambda server: f"/{server.process.pid}/" not in owner)
 
     def fence(self) -> int:
         ((fence,),) = self.query("SELECT max(fence) FROM clusters")
@@ -144,13 +142,12 @@ def renewed(server: ServerProcess) -> float:
 
 @pytest.mark.timeout(300)
 def test_the_clusters_of_a_server_that_is_killed_go_on_with_the_other(pair: Pair) -> None:
-    with pair.server("first") as first, pair.server("second") as second:
-        for server, name in ((ready(first), "one"), (ready(second), "two")):
+    with pair.server("first", lease=SHORT_LEASE) as victim, pair.server("second") as other:
+        for server, name in ((ready(victim), "one"), (ready(other), "two")):
             pair.api.create(server, name, n_workers=1)
             pair.api.wait_for(server, "ready", 1, name=name)
         before = pair.place.main_processes()
         assert before.total() == 4
-        victim, other = pair.sorted(first, second)
         victim.stop(signal.SIGKILL)
         wait_until(lambda: pair.owned_by(other))
         assert pair.place.main_processes() == before, "no cluster noticed"
@@ -165,12 +162,13 @@ def test_the_clusters_of_a_server_that_is_killed_go_on_with_the_other(pair: Pair
 
 @pytest.mark.timeout(300)
 def test_a_server_that_is_frozen_past_its_lease_and_wakes_up_changes_nothing(pair: Pair) -> None:
-    with pair.server("first") as first, pair.server("second") as second:
-        pair.api.create(ready(first), "c", n_workers=1)
-        pair.api.wait_for(first, "ready", 1)
-        sleeper, other = pair.sorted(first, ready(second))
-        fence = pair.fence()
+    with contextlib.ExitStack() as stack:
+        sleeper = stack.enter_context(pair.server("first", lease=SHORT_LEASE))
+        pair.api.create(ready(sleeper), "c", n_workers=1)
+        pair.api.wait_for(sleeper, "ready", 1)
         with frozen(sleeper):
+            fence = pair.fence()
+            other = ready(stack.enter_context(pair.server("second")))
             wait_until(lambda: pair.owned_by(other))
             pair.api.ask(other, "POST", "accounts/ada/clusters/c/scale", {"n_workers": 2})
             cluster = pair.api.wait_for(other, "ready", 2)
@@ -195,7 +193,7 @@ def test_a_server_that_wakes_up_in_the_middle_of_a_launch_starts_nothing(
         with monkeypatch.context() as patch:
             patch.setattr(server_processes, "PROGRAM", CRASHING)
             stop = {"CRASH_AT": "launch.before", "CRASH_SIGNAL": "SIGSTOP"}
-            sleeper = stack.enter_context(pair.server("first", **stop))
+            sleeper = stack.enter_context(pair.server("first", lease=SHORT_LEASE, **stop))
         with contextlib.suppress(httpx.TimeoutException):  # it may fall asleep before it answers
             pair.create_at(wait_until(sleeper.address) or "")
         wait_until(lambda: psutil.Process(sleeper.process.pid).status() == psutil.STATUS_STOPPED)
