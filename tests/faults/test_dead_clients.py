@@ -19,19 +19,20 @@ pytestmark = pytest.mark.timeout(400)  # machines may be busy
 
 CLIENT = (
     "import ropewalk, signal\n"
-    "cluster = ropewalk.Cluster(name='c', n_workers=1, no_client_timeout=15, idle_timeout={idle}, "
+    "cluster = ropewalk.Cluster(name='c', n_workers=1, no_client_timeout={asked}, idle_timeout=None, "
     "worker_memory='512 MiB', scheduler_memory='512 MiB')\n"
     "client = cluster.get_client()\n"
+    "cluster.set_limits(no_client_timeout=15)\n"
     "print('connected', flush=True)\n"
     "signal.pause()\n"
 )
 
 
-def client(server: ServerProcess, installation: Installation, idle: float | None) -> subprocess.Popen[bytes]:
-    """Start a program that asks for a cluster and keeps it."""
+def client(server: ServerProcess, installation: Installation, asked: float | None) -> subprocess.Popen[bytes]:
+    """Start a program that asks for a cluster that waits for a client for *asked* seconds, connects, and keeps it."""
     token = installation.headers["Authorization"].removeprefix("Bearer ")
     environ = os.environ | {"DASK_ROPEWALK__SERVER": server.url, "DASK_ROPEWALK__TOKEN": token}
-    return subprocess.Popen([sys.executable, "-c", CLIENT.format(idle=idle)], env=environ, stdout=subprocess.PIPE)
+    return subprocess.Popen([sys.executable, "-c", CLIENT.format(asked=asked)], env=environ, stdout=subprocess.PIPE)
 
 
 def clusters(server: ServerProcess, installation: Installation) -> list[dict[str, Any]]:
@@ -43,7 +44,8 @@ def clusters(server: ServerProcess, installation: Installation) -> list[dict[str
 def test_the_cluster_of_a_client_that_is_killed_ends_by_itself(installation: Installation, moment: str) -> None:
     with server_process(installation.data_dir) as server:
         server.wait_ready()
-        with client(server, installation, idle=None) as program:
+        # Who is to connect may take long.
+        with client(server, installation, 15 if moment == "asked" else None) as program:
             assert program.stdout is not None
             if moment == "asked":
                 wait_until(lambda: clusters(server, installation))
