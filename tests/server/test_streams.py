@@ -11,7 +11,10 @@ from sqlalchemy import select
 from ropewalk.backends.memory import MemoryBackend
 from ropewalk.server.api import streams
 from ropewalk.server.cloud_accounts.registry import Backends
+from ropewalk.server.context import Context
 from ropewalk.server.db.models import Member, Token, User
+from ropewalk.server.identity import access
+from ropewalk.server.identity.permissions import Caller
 from tests.support.api import Api, Person
 from tests.support.clock import FakeClock
 from tests.support.waiting import PATIENCE, eventually
@@ -76,6 +79,28 @@ async def test_nothing_is_told_to_somebody_who_may_not_know_any_more(
     assert "cluster.stop_requested" not in text
     after = await following.eve.client.get(f"{CLUSTER}/events")
     assert after.status_code == (404 if what == "membership" else 401)
+
+
+async def test_nothing_is_told_that_happened_after_the_last_look_at_who_follows(
+    following: Following, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await following.follow()
+    still, taken = access.still, False
+
+    async def just_before(context: Context, caller: Caller) -> bool:
+        nonlocal taken
+        may = await still(context, caller)
+        if not taken:
+            taken = True
+            await following.take_away("token", clock)
+            assert (await following.ada.client.delete(CLUSTER)).status_code == 200
+        return may
+
+    monkeypatch.setattr(access, "still", just_before)
+    following.api.context.wakeups.wake_all()
+    text = await following.text()
+    assert "event: cluster.created" in text
+    assert "cluster.stop_requested" not in text
 
 
 async def test_a_stream_without_news_ends_too(

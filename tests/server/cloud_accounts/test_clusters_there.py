@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
+
+import pytest
+from fastapi import FastAPI
 
 from ropewalk.backends.memory import MemoryCloud
 from ropewalk.errors import FixItError
 from ropewalk.server.cloud_accounts.reach import note_reach
+from ropewalk.server.clusters.reconciler import Reconciler
+from ropewalk.server.context import Context
 from tests.server.cloud_accounts.conftest import KEY, ROTATED, World
 from tests.server.cloud_accounts.test_forgetting import cluster
 from tests.support.api import Person
@@ -129,6 +135,33 @@ async def test_it_is_said_when_the_cloud_answers_again_by_itself(world: World, a
     world.tick(0)
     await world.until(ada, "ready")
     assert await world.codes(ada, shown["last_event"]) == ["attention", "back"]
+
+
+async def test_what_the_last_look_said_is_noted_last(
+    world: World, aws: MemoryCloud, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await world.admin()
+    await world.prepared(ada)
+    await cluster(ada)
+    failed, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(context: Context, cloud: str, reason: str | None) -> None:
+        if reason is not None:
+            failed.set()
+            await go_on.wait()
+        await note_reach(context, cloud, reason)
+
+    monkeypatch.setattr("ropewalk.server.clusters.reconciler.note_reach", slow)
+    aws.inject("observe", FixItError("The key may not use ecs:DescribeTasks."), times=None)
+    aws.poke()
+    await failed.wait()
+    aws.heal()
+    world.tick(0)
+    server: Reconciler = app.state.reconciler
+    await eventually(lambda: list(server._reach.values()) == [None])
+    go_on.set()
+    await eventually(lambda: not server._tasks)
+    assert (await world.show(ada))["state"] == "ready"
 
 
 async def test_a_check_that_goes_well_takes_back_that_the_cloud_does_not_answer(world: World, aws: MemoryCloud) -> None:

@@ -71,6 +71,7 @@ class Feed:
                 if stopping.is_set():
                     return  # the client asks the next server for what follows
                 changed.clear()
+                found, more = await self.look(self.after)
+                # After the look: what happens once the caller may not see it any more is not told.
                 if not await access.still(self.context, self.caller):
                     return  # the client asks again, and is told why not
-                found, more = await self.look(self.after)

@@ -49,6 +49,7 @@ class Reconciler:
         self._slugs: dict[str, str] = {}
         self._reach: dict[str, str | None] = {}
         """What was noted about each cloud account: why its clusters cannot be looked after."""
+        self._noting = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._claim_now = asyncio.Event()
         self.loops = Loops(context)
@@ -147,14 +148,18 @@ class Reconciler:
         reason = None if error is None else str(error)
         if self._reach.get(cloud, "not known") != reason:
             self._reach[cloud] = reason
-            self._start(self._note_reach(cloud, reason))
+            self._start(self._note_reach(cloud))
 
-    async def _note_reach(self, cloud: str, reason: str | None) -> None:
-        try:
-            await note_reach(self._context, cloud, reason)
-        except (RopewalkError, SQLAlchemyError, OSError) as exc:
-            self._reach.pop(cloud, None)  # the next look notes it
-            self.loops.failed("reach", exc)
+    async def _note_reach(self, cloud: str) -> None:
+        """Note what the last look said: notes that overtake each other would leave an older one for good."""
+        async with self._noting:
+            if cloud not in self._reach:
+                return  # the next look notes it
+            try:
+                await note_reach(self._context, cloud, self._reach[cloud])
+            except (RopewalkError, SQLAlchemyError, OSError) as exc:
+                self._reach.pop(cloud, None)  # as above
+                self.loops.failed("reach", exc)
 
     async def _claim(self) -> None:
         self._claim_now.clear()
