@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from ropewalk.backends.local import cgroups, isolation, processes, uids
+from ropewalk.backends.local import cgroups, isolation, machine, processes, uids
 from ropewalk.backends.local.cgroups import HEADROOM, Cgroups, Limits
+from ropewalk.backends.local.guard import Guard
 from ropewalk.backends.local.isolation import Isolation
 from ropewalk.backends.local.uids import Uids
-from ropewalk.errors import FixItError
-from ropewalk.schemas.cloud_accounts import HostedSettings, Isolate
+from ropewalk.errors import FixItError, TryAgainError
+from ropewalk.schemas.cloud_accounts import CheckStatus, HostedSettings, Isolate
 
 BASE = 2_100_000_000
 LIMITS = Limits(memory=2**30, cpu=2, processes=100)
@@ -109,6 +113,35 @@ class TestDecision:
         assert "does not run as root" in isolation.verdict().reason
         with pytest.raises(FixItError, match="does not run as root"):
             self.make(tmp_path, Isolate.REQUIRED).uid("a")
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root may change users")
+    @pytest.mark.parametrize(
+        "fault",
+        [subprocess.TimeoutExpired("python", 60), OSError(errno.EAGAIN, "Resource temporarily unavailable")],
+        ids=["too-slow", "no-process"],
+    )
+    def test_a_machine_too_busy_to_find_out_is_no_reason_to_run_nodes_as_the_server(
+        self, monkeypatch: pytest.MonkeyPatch, fault: Exception
+    ) -> None:
+        def busy(*_args: object, **_keywords: object) -> None:
+            raise fault
+
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder)
+            root.chmod(0o755)
+            (root / "program.py").touch()
+            tried = Isolation(root / "data" / "local", HostedSettings(), root / "program.py", "/usr/bin/python3")
+            with monkeypatch.context() as patched:
+                patched.setattr(subprocess, "run", busy)
+                with pytest.raises(TryAgainError, match="could not be found out") as caught:
+                    tried.uid("a")
+                assert "is tried again" in str(caught.value)
+                guard = Guard(tried, Cgroups("i"), HostedSettings())
+                items = {item.name: item for item in machine.check(root / "data", "127.0.0.1", guard).items}
+                assert items["user"].status is CheckStatus.UNKNOWN
+            done = subprocess.CompletedProcess([], 0, b"", b"")
+            monkeypatch.setattr(subprocess, "run", lambda *_args, **_keywords: done)
+            assert tried.verdict().isolated, "the next question tries again"
 
     def test_switched_off_is_not_even_tried(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(isolation, "_probe", None)

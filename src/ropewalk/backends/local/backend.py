@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import sys
 import time
@@ -154,7 +155,11 @@ class LocalBackend:
         return await asyncio.to_thread(machine.check, self._root, self._settings.listen_host, self._guard)
 
     async def isolation(self) -> Verdict:
-        """Say whether each account's nodes run as a user of their own; about a second at the first time."""
+        """Say whether each account's nodes run as a user of their own; about a second at the first time.
+
+        Raises:
+            TryAgainError: The machine is too busy to find out.
+        """
         return await asyncio.to_thread(self._guard.isolation.verdict)
 
     async def user(self, account: str) -> int | None:
@@ -162,7 +167,7 @@ class LocalBackend:
 
         Raises:
             FixItError: Accounts must be isolated, and cannot be.
-            TryAgainError: The id cannot be written down.
+            TryAgainError: The id cannot be written down, or it is not known yet whether accounts can be isolated.
         """
         with explained("Recording the user of an account", self._root):
             return await asyncio.to_thread(self._guard.isolation.uid, account)
@@ -313,7 +318,8 @@ class LocalBackend:
 
     async def _begin_warming(self) -> None:
         """See to it that there will be a process to fork nodes from, of the kind that they need."""
-        self._spawner.start(isolated=(await self.isolation()).isolated)
+        with contextlib.suppress(TryAgainError):  # of which kind is not known yet
+            self._spawner.start(isolated=(await self.isolation()).isolated)
 
     async def _warmed(self, interpreter: str | None) -> None:
         """Wait for that process, if it will soon be there; all launches wait in one thread."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -13,11 +14,13 @@ from pathlib import Path
 from ropewalk.backends.local.confinement import Confinement
 from ropewalk.backends.local.processes import LINUX
 from ropewalk.backends.local.uids import Uids
-from ropewalk.errors import FixItError
+from ropewalk.errors import FixItError, TryAgainError
 from ropewalk.schemas.cloud_accounts import HostedSettings, Isolate
 
 PROBE_SECONDS = 60.0
 """Importing distributed takes 0.5 s, and some 10 s from a cold network disk."""
+_PASSING = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+"""Why a process cannot be started on a machine that has too little of something at the moment."""
 
 _PROBE = "import os, sys, distributed; os.stat(os.path.join(sys.argv[1], '.')); open(sys.argv[2]).close()"
 
@@ -61,7 +64,12 @@ class Isolation:
         return LINUX and os.geteuid() == 0
 
     def verdict(self) -> Verdict:
-        """Say whether nodes are isolated. Blocks for about a second at the first time."""
+        """Say whether nodes are isolated. Blocks for about a second at the first time.
+
+        Raises:
+            TryAgainError: The machine is too busy to find out. Taken for a "no", that would let every user's nodes run
+                as the server for as long as it runs.
+        """
         with self._lock:
             if self._verdict is None:
                 self._verdict = self._decide()
@@ -72,6 +80,7 @@ class Isolation:
 
         Raises:
             FixItError: isolation is required, and impossible; or there are no ids left.
+            TryAgainError: it cannot be found out now.
             OSError: the id cannot be recorded, or the directories cannot be prepared.
         """
         verdict = self.verdict()
@@ -130,7 +139,11 @@ def _closed(path: Path) -> Path | None:
 
 @lru_cache(maxsize=16)
 def _probe(interpreter: str, program: str, above: str, uid: int) -> str | None:
-    """Do as a node would, as a user without rights; returns what is in the way."""
+    """Do as a node would, as a user without rights; returns what is in the way.
+
+    Raises:
+        TryAgainError: It could not be tried now.
+    """
     command = [interpreter, "-P", "-c", _PROBE, above, program]
     try:
         done = subprocess.run(  # noqa: S603 - our own command
@@ -144,12 +157,21 @@ def _probe(interpreter: str, program: str, above: str, uid: int) -> str | None:
             preexec_fn=Confinement(uid).apply,  # made to run after a fork
             start_new_session=True,
         )
+    except subprocess.TimeoutExpired:
+        raise _unsure(f"the trial took longer than {PROBE_SECONDS:.0f} seconds") from None
     except (OSError, subprocess.SubprocessError) as exc:
+        if isinstance(exc, OSError) and exc.errno in _PASSING:
+            raise _unsure(f"no process could be started ({exc.strerror})") from exc
         return f"a process of the user id {uid} could not be started: {exc}"
     if done.returncode == 0:
         return None
     last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
     return f"the user id {uid} cannot run nodes with {interpreter}: {last[:300] or f'exit status {done.returncode}'}"
+
+
+def _unsure(why: str) -> TryAgainError:
+    message = f"Whether nodes can run as users of their own could not be found out: {why}."
+    return TryAgainError(message, advice="This machine is too busy. It is tried again.", delay=5.0)
 
 
 def _let_pass(path: Path, *, keep_closed: bool) -> None:

@@ -15,8 +15,8 @@ from dask.utils import format_bytes
 
 from ropewalk.backends.local import ports
 from ropewalk.backends.local.guard import Guard
-from ropewalk.backends.local.isolation import Verdict
-from ropewalk.errors import BackendError
+from ropewalk.backends.local.isolation import Isolation
+from ropewalk.errors import BackendError, TryAgainError
 from ropewalk.schemas.cloud_accounts import CheckItem, CheckReport, CheckStatus
 
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -57,7 +57,7 @@ def _items(root: Path, listen_host: str, guard: Guard) -> Iterator[CheckItem]:
         f"At most {descriptors} open files per process; large clusters need about {_FEW_DESCRIPTORS}.",
         "Raise it with `ulimit -n` where the server is started.",
     )
-    yield _trust(guard.isolation.verdict())
+    yield _trust(guard.isolation)
     yield _limits(guard.cgroups.controllers)
 
 
@@ -106,8 +106,12 @@ def _listen(host: str) -> CheckItem:
     return CheckItem(name="listen_host", status=CheckStatus.OK, message=f"Schedulers can listen on {host}.")
 
 
-def _trust(verdict: Verdict) -> CheckItem:
+def _trust(isolation: Isolation) -> CheckItem:
     """Where nodes run as the server's user, whoever may start a cluster may do what that user may."""
+    try:
+        verdict = isolation.verdict()
+    except TryAgainError as exc:
+        return CheckItem(name="user", status=CheckStatus.UNKNOWN, message=exc.message, advice=exc.advice)
     if verdict.isolated:
         message = "Each account's nodes run as a user of their own, who cannot read the server's files or another's."
         return CheckItem(name="user", status=CheckStatus.OK, message=message)
