@@ -241,6 +241,17 @@ class TestServerKilled:
         await gone(next_server, "s")
         await next_server.close()
 
+    async def test_a_node_that_nobody_came_to_ask_in_time_is_asked_all_the_same(self, root: Path) -> None:
+        backend = make(root, grace=3600)
+        await backend.launch(request("s"))
+        await up(backend, "s")
+        home_of(backend, "s").forbid()  # and then the server was busy, or killed, for an hour
+        an_hour_ago = time.time() - 3600
+        os.utime(home_of(backend, "s").stop_marker, (an_hour_ago, an_hour_ago))
+        await backend.stop([handle("s")])
+        assert (await gone(backend, "s")).exit_code == -15
+        await backend.close()
+
 
 class TestLaunch:
     async def test_by_two_processes_at_once_starts_a_node_once(self, backend: LocalBackend, root: Path) -> None:

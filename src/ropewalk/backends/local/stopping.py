@@ -9,9 +9,11 @@ import time
 
 from ropewalk.backends.local import processes, sight
 from ropewalk.backends.local.home import NodeHome
-from ropewalk.backends.local.processes import Table
+from ropewalk.backends.local.processes import Identity, Table
 from ropewalk.backends.port import Answer
 
+LEAST_GRACE = 1.0
+"""Seconds that a node has from being asked, even if its time was over before: the machine may have been busy."""
 _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 1.0
 """Seconds between looks; most ends are told by the watch, so these are for those that cannot be watched."""
@@ -57,15 +59,20 @@ class Stopping:
             table = Table()
             if sight.look(self._home, table).answer is Answer.GONE:
                 return True
-            # The marker's time survives the server, so that a restart does not give the node its time again.
             since = self._home.forbidden_since()
-            self._began = min(self._began, since) if since is not None else self._began
             identity = self._home.identity()
         except OSError:
             return False  # a passing fault, or one that is shown elsewhere; keep trying
-        if self._remaining() <= 0:
+        if not self._asked and since is not None:
+            # The marker's time survives the server, so that a restart does not give the node its time again.
+            self._began = min(self._began, since)
+        if identity is not None and not self._asked:
+            self._ask(identity)
+        elif self._remaining() <= 0:
             sight.force(self._home, table, identity)
-        elif identity is not None and not self._asked:
-            processes.send(identity, signal.SIGTERM)
-            self._asked = True
         return False
+
+    def _ask(self, identity: Identity) -> None:
+        processes.send(identity, signal.SIGTERM)
+        self._asked = True
+        self._began = max(self._began, time.time() - self._grace + min(LEAST_GRACE, self._grace))
