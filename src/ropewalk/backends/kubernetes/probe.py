@@ -25,9 +25,10 @@ POLL_SECONDS = 0.5
 LIFETIME = 120
 """Seconds after which Kubernetes itself ends the pod."""
 
-LISTEN_SECONDS = 10
+LISTEN_SECONDS = 30
 """How long the pod waits for somebody to reach it."""
-ANSWER_SECONDS = 3.0
+ANSWER_SECONDS = 10.0
+"""For a stream through the control plane to bring something: some milliseconds, unless it is busy."""
 
 _NAME = "image"
 
