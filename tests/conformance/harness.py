@@ -43,6 +43,11 @@ SHAPE = NodeShape(cpu=1, memory=2 * 2**30)
 """A size that Fargate has, too."""
 
 
+def paths(folder: Path) -> list[str]:
+    """Name everything in a folder, in which things come and go meanwhile."""
+    return [f"{parent}/{name}" for parent, *names in os.walk(folder) for each in names for name in each]
+
+
 class Harness(Protocol):
     """Plays the cloud of one backend."""
 
@@ -131,7 +136,7 @@ class LocalHarness:
         folder = self.backend._home(node).path
         modes = [oct(path.stat().st_mode & 0o077) for path in (folder, folder / "config.json", folder / "log")]
         assert modes == ["0o0"] * 3
-        return " ".join(process.cmdline()) + " ".join(map(str, folder.rglob("*")))
+        return " ".join(process.cmdline()) + " ".join(paths(folder))
 
     async def close(self) -> None:
         for backend in self._backends:

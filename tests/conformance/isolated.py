@@ -31,4 +31,4 @@ class IsolatedHarness(harness.LocalHarness):
         folder = self.backend._home(node).path
         assert [oct(path.stat().st_mode & 0o067) for path in (folder, folder / "log")] == ["0o0"] * 2
         assert not (folder / "config.json").exists()
-        return " ".join(process.cmdline()) + " ".join(map(str, folder.rglob("*")))
+        return " ".join(process.cmdline()) + " ".join(harness.paths(folder))
