@@ -144,6 +144,54 @@ async def test_it_stops_even_if_it_is_woken_at_that_moment() -> None:
             assert not watch.running
 
 
+class Slow(httpx.AsyncBaseTransport):
+    """Streams of events that never begin, and take a moment to be cleaned up, or swallow what cancels them."""
+
+    def __init__(self, swallows: int) -> None:
+        self.opened = self.cleaned = False
+        self.cleaning = asyncio.Event()
+        self._swallows = swallows
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if not request.url.path.endswith("/events"):
+            return httpx.Response(200, json=cluster("stopped"))
+        self.opened = True
+        while not self.cleaned:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.cleaning.set()
+                if not self._swallows:
+                    await self._clean()
+                    raise
+                self._swallows -= 1
+        raise AssertionError
+
+    async def _clean(self) -> None:
+        for _ in range(10):
+            await asyncio.sleep(0)
+        self.cleaned = True
+
+
+@pytest.mark.parametrize("swallows", [0, 1])
+async def test_nothing_of_it_is_left_when_it_has_been_stopped_while_it_ended(
+    monkeypatch: pytest.MonkeyPatch, swallows: int
+) -> None:
+    monkeypatch.setattr(watch_module, "CANCEL_SECONDS", 1.0 if swallows else PATIENCE)
+    slow = Slow(swallows)
+    async with AsyncApi(SERVER, TOKEN, transport=slow) as api:
+        detail = ClusterDetail.model_validate(cluster("starting"))
+        watch = Watch(api, detail, on_event=lambda _: None, on_change=lambda _: None, poll=60.0)
+        watch.start()
+        await eventually(lambda: slow.opened)
+        watch.look()
+        await slow.cleaning.wait()
+        async with asyncio.timeout(PATIENCE):
+            await watch.stop()
+        assert slow.cleaned
+        assert not watch.running
+
+
 async def test_others_can_wake_who_waits() -> None:
     async with watching(ready) as (watch, seen):
         watch.nudge()

@@ -37,6 +37,8 @@ READY = "cluster.ready"
 """The event after which the server tells how to connect, and with that how the cluster is: no look is needed."""
 LULL = 1.0
 """Seconds that those may wait to be looked at."""
+CANCEL_SECONDS = 5.0
+"""Seconds after which a task that was cancelled and goes on is cancelled again. Cleaning up takes milliseconds."""
 
 
 class Watch:
@@ -74,18 +76,18 @@ class Watch:
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._follower: asyncio.Task[None] | None = None
+        self._ended: set[asyncio.Task[None]] = set()
         self._later: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Begin, on the running event loop."""
-        self._task = asyncio.create_task(self._run(), name=f"ropewalk-watch-{self.detail.name}")
+        self._follower = asyncio.create_task(self._follow(), name=f"ropewalk-events-{self.detail.name}")
+        self._task = asyncio.create_task(self._run(self._follower), name=f"ropewalk-watch-{self.detail.name}")
 
     async def stop(self) -> None:
-        """End; harmless if it has ended."""
-        if self._task is not None and not self._task.done():
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        """End; harmless if it has ended. Nothing of it uses a connection afterwards."""
+        await self._end(*(task for task in (self._task, self._follower) if task is not None))
 
     @property
     def running(self) -> bool:
@@ -121,8 +123,7 @@ class Watch:
             self._task.result()  # raises what is a defect of ours, which nobody should wait on
         return self.detail
 
-    async def _run(self) -> None:
-        follower = asyncio.create_task(self._follow())
+    async def _run(self, follower: asyncio.Task[None]) -> None:
         try:
             while self.detail.state.live:
                 checkpoint()
@@ -136,10 +137,29 @@ class Watch:
             self.failure = exc
         finally:
             self._put_off()
-            follower.cancel()
-            with suppress(asyncio.CancelledError, RopewalkError):
-                await follower
-            self._changed.set()
+            try:
+                await self._end(follower)
+            finally:
+                self._changed.set()
+
+    async def _end(self, *tasks: asyncio.Task[None]) -> None:
+        """Return once tasks have ended, with all that they clean up: nobody else would close their connections.
+
+        They are cancelled once, so that what they clean up is not interrupted; and again if they go on all the same,
+        since what is on the way may swallow a cancellation, see :func:`checkpoint`.
+        """
+        left = {task for task in tasks if not task.done()}
+        ending = tuple(left)
+        for task in left - self._ended:
+            task.cancel()
+        self._ended |= left
+        while left:
+            _, left = await asyncio.wait(left, timeout=CANCEL_SECONDS)
+            for task in left:
+                task.cancel()
+        for task in ending:
+            if not task.cancelled() and not isinstance(task.exception(), RopewalkError):
+                task.result()
 
     def _look_for(self, event: Event) -> None:
         if event.code == READY:
