@@ -272,6 +272,15 @@ async def test_a_cluster_is_made_and_ready_to_be_launched_with_nine_statements(r
     assert (await running.codes())[:3] == ["cluster.created", "cluster.starting", "node.launched"]
 
 
+async def test_the_times_of_a_starts_events_do_not_go_back(running: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = running.clock.now()
+    monkeypatch.setattr(running.clock, "now", lambda: running.clock.advance(0.01))
+    cluster = await running.create(n_workers=0)
+    events, _ = await service.later_events(running.context, cluster.id, 0)
+    assert [event.code for event in events[:2]] == ["cluster.created", "cluster.starting"]
+    assert begun < events[0].time <= events[1].time
+
+
 async def test_a_look_at_a_cluster_is_three_queries_and_one_at_its_news_two(fleet: Fleet) -> None:
     """A start makes some ten of these, each of which costs as much processor time as forking a node."""
     cluster = await fleet.create()

@@ -9,6 +9,7 @@ import asyncio
 import secrets
 from collections.abc import Sequence
 from contextlib import nullcontext
+from datetime import datetime
 
 import structlog
 from dask.utils import format_time
@@ -198,7 +199,7 @@ async def _write_new(
     message = f"{caller.username} asked for {row.name} with {workers} workers, on {backend.kind}."
     # Nodes and events refer to the cluster, which is written before them, and once: with what is decided here.
     with session.no_autoflush:
-        _record_wish(context, session, row, EventCode.CLUSTER_CREATED, message, actor=caller.username)
+        _record_wish(session, row.created_at, row, EventCode.CLUSTER_CREATED, message, actor=caller.username)
         nodes = [] if worker is None else await worker.write_first(session, row, row.created_at)
         await session.execute(insert(Cluster), [columns_of(row)])
     topics = (f"cluster:{row.id}",) if worker is None else ()
@@ -362,14 +363,13 @@ async def _wished(
     context: Context, session: AsyncSession, row: Cluster, code: EventCode, message: str, *, actor: str
 ) -> None:
     """Record a wish, and wake the reconciler and those who follow the events once it is committed."""
-    _record_wish(context, session, row, code, message, actor=actor)
+    _record_wish(session, context.clock.now(), row, code, message, actor=actor)
     await context.wakeups.announce(session, f"cluster:{row.id}", f"events:{row.id}", f"account:{row.account_id}")
 
 
 def _record_wish(
-    context: Context, session: AsyncSession, row: Cluster, code: EventCode, message: str, *, actor: str
+    session: AsyncSession, now: datetime, row: Cluster, code: EventCode, message: str, *, actor: str
 ) -> None:
-    now = context.clock.now()
     request = structlog.contextvars.get_contextvars().get("request_id")
     details = {"request_id": request} if request is not None else {}
     record(session, now, code, message, account_id=row.account_id, cluster_id=row.id, actor=actor, details=details)
