@@ -297,6 +297,18 @@ def test_what_is_no_project_is_told_before_anything_is_sent(tmp_path: Path) -> N
         wheels.Wheels().add(tmp_path)
 
 
+def test_a_project_that_nothing_here_can_build_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Environments that uv makes have no pip."""
+    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'ours'\nversion = '1'\n")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(wheels, "find_uv", lambda: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(InputError, match=r"that needs uv or pip, and .* has no pip, nor is there a uv\. Install uv"):
+        wheels.Wheels().add(tmp_path)
+
+
 def test_a_wheel_says_what_is_in_it() -> None:
     wheel = LocalWheel(filename="My_Own.Code-1.2-py3-none-any.whl", sha256=HASH, size=1)
     assert (wheel.name, wheel.version) == ("my-own-code", "1.2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -152,7 +153,7 @@ def _build(project: Path, files: list[Path], version: str | None, kept: Path) ->
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, target)
         made.mkdir()
-        _run(_command(copy, made), project, version)
+        _run(_command(project, copy, made), project, version)
         wheel = next(made.glob("*.whl"), None)
         if wheel is None:
             raise _failed(project, "nothing was made")
@@ -161,10 +162,12 @@ def _build(project: Path, files: list[Path], version: str | None, kept: Path) ->
         return kept / wheel.name
 
 
-def _command(source: Path, made: Path) -> list[str]:
+def _command(project: Path, source: Path, made: Path) -> list[str]:
     uv = find_uv()
     if uv is not None:
         return [uv, "build", "--wheel", "--no-config", "--python", sys.executable, "--out-dir", str(made), str(source)]
+    if importlib.util.find_spec("pip") is None:
+        raise _failed(project, f"that needs uv or pip, and {sys.prefix} has no pip, nor is there a uv. Install uv.")
     return [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(made), str(source)]
 
 
