@@ -189,7 +189,7 @@ def _run(command: list[str], project: Path, version: str | None) -> None:
 def _failed(project: Path, why: str) -> InputError:
     return InputError(
         f"No wheel could be built of {project}: {why}",
-        advice=f"See that `pip wheel {project}` works, or give a wheel. Building needs uv or pip: pip install uv",
+        advice=f"See that `pip wheel {project}` works, or give a wheel.",
         field="wheels",
     )
 
