@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -17,6 +16,7 @@ from ropewalk.client import connect
 from ropewalk.client.connect import open_scheduler, security_of
 from ropewalk.errors import ClusterUnreachableError
 from ropewalk.schemas.clusters import Connection
+from tests.support.ports import kept_port
 from tests.support.waiting import PATIENCE
 
 
@@ -80,9 +80,8 @@ async def test_a_name_that_is_not_known_is_the_first_hop(pems: Security) -> None
 
 
 async def test_a_port_that_nobody_listens_on_is_the_second_hop(pems: Security) -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        error = await failure(f"tls://127.0.0.1:{unused.getsockname()[1]}", pems)
+    with kept_port() as closed:
+        error = await failure(f"tls://127.0.0.1:{closed}", pems)
     assert error.details["hop"] == "tcp"
     assert "refused" in str(error)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +22,7 @@ from ropewalk.errors import AuthenticationError, ClusterStartError, ServerUnreac
 from ropewalk.schemas.clusters import ClusterDetail
 from tests.client.conftest import LiveServer
 from tests.support.client import cluster as answer
+from tests.support.ports import kept_port
 from tests.support.waiting import wait_until
 
 PROGRAM = """
@@ -132,9 +132,8 @@ def test_a_forked_child_does_not_stop_its_parents_cluster(server: LiveServer) ->
 
 
 def test_with_a_server_that_is_not_there_the_error_says_what_to_check() -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+    with kept_port() as closed:
+        url = f"http://127.0.0.1:{closed}"
         with pytest.raises(ServerUnreachableError) as caught:
             ropewalk.Cluster(server=url, token="rw_canary")
     for part in (url, "nothing listens there", "ropewalk server start", "DASK_ROPEWALK__SERVER"):

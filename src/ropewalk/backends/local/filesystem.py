@@ -12,7 +12,8 @@ from ropewalk.errors import BackendError, FixItError, TryAgainError
 
 _PERMANENT = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM})
+SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM})
+"""What the machine has too little of at the moment: memory, processes or descriptors."""
 
 RETRY_DELAY = 10.0
 """Seconds. A full disk is not freed faster than that, and asking is cheap."""
@@ -27,7 +28,7 @@ def explain(exc: OSError, doing: str, path: Path) -> BackendError:
         )
     if exc.errno in _FULL:
         return TryAgainError(text, delay=RETRY_DELAY, advice="Free space on that disk; it is tried again by itself.")
-    if exc.errno in _SCARCE:
+    if exc.errno in SCARCE:
         return TryAgainError(
             text, delay=RETRY_DELAY, advice="The machine is short of memory, processes or file descriptors."
         )

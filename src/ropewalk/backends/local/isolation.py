@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import subprocess
@@ -12,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ropewalk.backends.local.confinement import Confinement
+from ropewalk.backends.local.filesystem import SCARCE
 from ropewalk.backends.local.processes import LINUX
 from ropewalk.backends.local.uids import Uids
 from ropewalk.errors import FixItError, TryAgainError
@@ -19,8 +19,6 @@ from ropewalk.schemas.cloud_accounts import HostedSettings, Isolate
 
 PROBE_SECONDS = 60.0
 """Importing distributed takes 0.5 s, and some 10 s from a cold network disk."""
-_PASSING = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
-"""Why a process cannot be started on a machine that has too little of something at the moment."""
 
 _PROBE = "import os, sys, distributed; os.stat(os.path.join(sys.argv[1], '.')); open(sys.argv[2]).close()"
 
@@ -160,7 +158,7 @@ def _probe(interpreter: str, program: str, above: str, uid: int) -> str | None:
     except subprocess.TimeoutExpired:
         raise _unsure(f"the trial took longer than {PROBE_SECONDS:.0f} seconds") from None
     except (OSError, subprocess.SubprocessError) as exc:
-        if isinstance(exc, OSError) and exc.errno in _PASSING:
+        if isinstance(exc, OSError) and exc.errno in SCARCE:
             raise _unsure(f"no process could be started ({exc.strerror})") from exc
         return f"a process of the user id {uid} could not be started: {exc}"
     if done.returncode == 0:

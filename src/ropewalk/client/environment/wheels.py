@@ -167,7 +167,8 @@ def _command(project: Path, source: Path, made: Path) -> list[str]:
     if uv is not None:
         return [uv, "build", "--wheel", "--no-config", "--python", sys.executable, "--out-dir", str(made), str(source)]
     if importlib.util.find_spec("pip") is None:
-        raise _failed(project, f"that needs uv or pip, and {sys.prefix} has no pip, nor is there a uv. Install uv.")
+        why = f"that needs uv or pip, and {sys.prefix} has no pip, nor is there a uv. Install uv."
+        raise _failed(project, why, "Or give a wheel that was built elsewhere.")
     return [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(made), str(source)]
 
 
@@ -186,12 +187,9 @@ def _run(command: list[str], project: Path, version: str | None) -> None:
         raise _failed(project, (done.stderr or done.stdout).strip()[-2000:])
 
 
-def _failed(project: Path, why: str) -> InputError:
-    return InputError(
-        f"No wheel could be built of {project}: {why}",
-        advice=f"See that `pip wheel {project}` works, or give a wheel.",
-        field="wheels",
-    )
+def _failed(project: Path, why: str, advice: str | None = None) -> InputError:
+    advice = advice or f"See that `pip wheel {project}` works, or give a wheel."
+    return InputError(f"No wheel could be built of {project}: {why}", advice=advice, field="wheels")
 
 
 def find_uv() -> str | None:
